@@ -1,0 +1,1 @@
+//! Elekta iCom: frames, items, snapshots, deliveries, journal, archive, listener.

@@ -1,0 +1,1 @@
+//! Python module `qatrack_ext._native`.

@@ -1,0 +1,1 @@
+//! DICOM node, iCom listener and TRF collector for QATrack+.

@@ -1,0 +1,3 @@
+//! The `scp-node` command.
+
+fn main() {}

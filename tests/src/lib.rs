@@ -1,0 +1,1 @@
+//! Simulators, and the tests that cross crates or need a peer.

@@ -1,0 +1,1 @@
+//! Elekta TRF records: decoding, Delivery, MetersetMap, RT Plan.
