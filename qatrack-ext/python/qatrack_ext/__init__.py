@@ -1,0 +1,57 @@
+"""Images, machine logs and machine state in one line of a QATrack+ composite test.
+
+    import qatrack_ext
+    s = qatrack_ext.series("QA_TB_WL", "WL_10MV")
+
+Names are loaded when they are first used: importing this package costs milliseconds, since QATrack+ does it again in
+every web worker, and neither numpy nor pylinac is imported before something needs it.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, List
+
+if TYPE_CHECKING:
+    from ._errors import (
+        AnalysisError as AnalysisError,
+        Error as Error,
+        IncompleteError as IncompleteError,
+        InternalError as InternalError,
+        IoError as IoError,
+        LimitError as LimitError,
+        MalformedError as MalformedError,
+        MisuseError as MisuseError,
+        NotFoundError as NotFoundError,
+        PeerError as PeerError,
+        UnsupportedError as UnsupportedError,
+    )
+    from ._native import __version__ as __version__
+
+# Public name -> module that has it. One line per name; the lists below follow from it.
+_WHERE = {
+    "AnalysisError": "._errors",
+    "Error": "._errors",
+    "IncompleteError": "._errors",
+    "InternalError": "._errors",
+    "IoError": "._errors",
+    "LimitError": "._errors",
+    "MalformedError": "._errors",
+    "MisuseError": "._errors",
+    "NotFoundError": "._errors",
+    "PeerError": "._errors",
+    "UnsupportedError": "._errors",
+    "__version__": "._native",
+}
+
+__all__ = sorted(_WHERE)  # noqa: PLE0605  (names come from _WHERE so that there is one list)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError("module {!r} has no attribute {!r}".format(__name__, name))
+    value = getattr(import_module(_WHERE[name], __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> List[str]:
+    return sorted(set(globals()) | set(_WHERE))

@@ -1,0 +1,119 @@
+"""The errors of qatrack_ext, by blame.
+
+QATrack+ shows a message as the tooltip of a small red button: each is one line that stands alone and says what to do.
+Every class also derives from the built-in that users of pynetdicom_wrapper catch (ValueError, ConnectionError,
+RuntimeError), and none from anything outside Exception, which is all that QATrack+ catches.
+"""
+
+from __future__ import annotations
+
+from typing import Dict, Optional, Type
+
+
+class Error(Exception):
+    """Base of all errors of qatrack_ext.
+
+    ``kind`` is a stable word to decide by ("malformed", "not_found", …), ``hint`` the remedy, ``offset`` the byte at
+    which a file is wrong, ``path`` the file; None where there is nothing to say.
+    """
+
+    kind: str = "error"
+    hint: Optional[str] = None
+    offset: Optional[int] = None
+    path: Optional[str] = None
+
+
+class MalformedError(Error, ValueError):
+    """Bytes that are not what their format says."""
+
+    kind = "malformed"
+
+
+class MisuseError(Error, ValueError):
+    """A call, or a setting, that cannot work; the message names the argument or the key."""
+
+    kind = "misuse"
+
+
+class UnsupportedError(Error, ValueError):
+    """Well-formed, but of a kind we do not handle."""
+
+    kind = "unsupported"
+
+
+class LimitError(Error, ValueError):
+    """Larger than a documented limit."""
+
+    kind = "limit"
+
+
+class NotFoundError(Error, RuntimeError):
+    """Nothing matches: no such plan, no image, no log, no state."""
+
+    kind = "not_found"
+
+
+class IncompleteError(Error, RuntimeError):
+    """Only a part has arrived; a part is never handed out."""
+
+    kind = "incomplete"
+
+
+class PeerError(Error, ConnectionError):
+    """The archive, the linac or the share does not answer, or answers against the standard."""
+
+    kind = "peer"
+
+
+class IoError(Error, OSError):
+    """A file that cannot be read or written; ``path`` says which."""
+
+    kind = "io"
+
+
+class AnalysisError(Error, RuntimeError):
+    """The analysis could not be run, or failed; the message is the analysis program's own."""
+
+    kind = "analysis"
+
+
+class InternalError(Error, RuntimeError):
+    """A bug of ours, caught at the boundary so that it takes nothing else down."""
+
+    kind = "internal"
+
+
+_BY_KIND: Dict[str, Type[Error]] = {
+    cls.kind: cls
+    for cls in (
+        MalformedError,
+        MisuseError,
+        UnsupportedError,
+        LimitError,
+        NotFoundError,
+        IncompleteError,
+        PeerError,
+        IoError,
+        AnalysisError,
+        InternalError,
+    )
+}
+
+
+def make(
+    kind: str,
+    message: str,
+    hint: Optional[str] = None,
+    offset: Optional[int] = None,
+    path: Optional[str] = None,
+) -> Error:
+    """The error of a kind; its text is the message and, in parentheses, the hint, on one line."""
+    text = " ".join(message.split())
+    if hint:
+        hint = " ".join(hint.split())
+        text = "{} ({})".format(text, hint)
+    error = _BY_KIND.get(kind, Error)(text)
+    error.hint = hint
+    error.offset = offset
+    error.path = path
+    return error
