@@ -1,16 +1,17 @@
 //! What can go wrong, sorted by who must act.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// Result with this crate's [`Error`].
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// An error of this crate, one variant per party to blame; [`Error::hint`] says what to do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The bytes are not what their format says.
-    #[error("{section} at byte {offset}: expected {expected}, found {found}")]
+    #[error("malformed {section} at byte {offset}: expected {expected}, found {found}")]
     Malformed {
         /// Part of the file.
         section: &'static str,
@@ -34,6 +35,8 @@ pub enum Error {
     Unsupported {
         /// What is not handled.
         what: String,
+        /// What to do about it.
+        hint: &'static str,
     },
     /// The input exceeds a bound that protects this program.
     #[error("{what} is {found}, more than the limit of {limit}")]
@@ -46,7 +49,7 @@ pub enum Error {
         limit: u64,
     },
     /// The operating system refused.
-    #[error("{}", path.display())]
+    #[error("cannot access {}", path.display())]
     Io {
         /// The file or directory.
         path: PathBuf,
@@ -58,18 +61,41 @@ pub enum Error {
     Misuse {
         /// What does not fit.
         what: String,
+        /// What to do about it.
+        hint: &'static str,
     },
 }
 
 impl Error {
+    /// Bytes that are not what their format says.
+    pub fn malformed(
+        section: &'static str,
+        offset: usize,
+        expected: impl Into<String>,
+        found: impl Into<String>,
+    ) -> Self {
+        Self::Malformed { section, offset: offset as u64, expected: expected.into(), found: found.into() }
+    }
+
     /// Something valid that we do not handle.
     pub fn unsupported(what: impl Into<String>) -> Self {
-        Self::Unsupported { what: what.into() }
+        Self::Unsupported {
+            what: what.into(),
+            hint: "use another input, or report this with the file's header so that it can be added",
+        }
     }
 
     /// Arguments that do not fit together.
     pub fn misuse(what: impl Into<String>) -> Self {
-        Self::Misuse { what: what.into() }
+        Self::Misuse { what: what.into(), hint: "correct the arguments" }
+    }
+
+    /// The same error with a remedy of its own, where the error is one of support or use.
+    pub fn with_hint(mut self, remedy: &'static str) -> Self {
+        if let Self::Unsupported { hint, .. } | Self::Misuse { hint, .. } = &mut self {
+            *hint = remedy;
+        }
+        self
     }
 
     /// The system's refusal, with the path it was about.
@@ -84,12 +110,14 @@ impl Error {
                 "check that the file is complete and of the kind expected; copy it again from its source"
             }
             Self::PeerMisbehaved { .. } => "check address and version of the other side, then try again",
-            Self::Unsupported { .. } => {
-                "use another input, or report this with the file's header so that it can be added"
-            }
             Self::Limit { .. } => "the file is most likely damaged; copy it again from its source",
-            Self::Io { .. } => "check that the path exists and that this account may use it",
-            Self::Misuse { .. } => "correct the arguments",
+            Self::Io { source, .. } => match source.kind() {
+                ErrorKind::NotFound => "check the path; on a share, check that the share is mounted",
+                ErrorKind::PermissionDenied => "give the account that runs this program access to it",
+                ErrorKind::StorageFull => "free space on the disk, then try again",
+                _ => "check the disk or the network share, then try again",
+            },
+            Self::Unsupported { hint, .. } | Self::Misuse { hint, .. } => hint,
         }
     }
 }

@@ -1,7 +1,21 @@
 //! Elekta TRF records: decoding, Delivery, MetersetMap, RT Plan.
+//!
+//! The rooms: [`reader`] and [`header`] turn bytes into a [`Record`], [`items`] knows what an item means, [`table`]
+//! decodes all columns at once.
+//!
+//! Input: a `.trf` file as the linac's control system wrote it. Nothing in it is trusted: every length is bounded by a
+//! named constant and by the bytes that are there. Numbers in the file are little endian.
 
 pub mod delivery;
 pub mod error;
+pub mod header;
+pub mod items;
+pub mod reader;
+pub mod table;
 
 pub use delivery::Delivery;
 pub use error::{Error, Result};
+pub use header::{Header, Version};
+pub use items::ItemPart;
+pub use reader::{Column, Record, Warning};
+pub use table::Table;
