@@ -1,1 +1,16 @@
-//! DICOM node, iCom listener and TRF collector for QATrack+.
+//! DICOM node for the medical physicist: receives, asks, fetches and files RT Images.
+//!
+//! Without the `server` feature this is the library that qatrack-ext links: settings, catalog, archive queries, the
+//! receiver. With it come the command line, the demo and its simulated archive.
+
+#[cfg(feature = "server")]
+pub mod cli;
+pub mod dimse;
+pub mod error;
+pub mod images;
+pub mod names;
+pub mod scp;
+pub mod scu;
+pub mod settings;
+
+pub use error::{Error, Result};

@@ -1,3 +1,5 @@
 //! The `scp-node` command.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    scp_node::cli::main()
+}

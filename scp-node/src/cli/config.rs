@@ -1,0 +1,129 @@
+//! `config show|check|init`.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Subcommand;
+
+use super::Printer;
+use crate::error::{Error, Result};
+use crate::settings::{Origin, Resolved, Settings, system_file};
+
+/// Shows, checks or writes the settings.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Prints every setting in force and where it came from.
+    Show,
+    /// Says what is wrong with the settings; exits 1 if anything is.
+    Check,
+    /// Writes a settings file with all defaults, ready to edit.
+    Init {
+        /// Where to; default is the system's place.
+        path: Option<PathBuf>,
+        /// Overwrites a file that is there.
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+pub(super) fn run(args: &Args, file: Option<&Path>, set: &[String], printer: Printer) -> Result<ExitCode> {
+    match &args.action {
+        Action::Show => show(&Settings::load(file, set)?, printer),
+        Action::Check => check(&Settings::load(file, set)?, printer),
+        Action::Init { path, force } => init(path.as_deref(), *force, printer),
+    }
+}
+
+fn show(resolved: &Resolved, printer: Printer) -> Result<ExitCode> {
+    let mut rows = Vec::new();
+    let value = toml::Value::try_from(&resolved.settings)
+        .map_err(|e| Error::Settings { key: "settings".into(), what: e.to_string() })?;
+    flatten("", &value, &mut rows);
+    let origin = |key: &str| resolved.origins.get(key).unwrap_or(&Origin::Default).to_string();
+    if printer.is_json() {
+        let map: serde_json::Map<_, _> = rows
+            .iter()
+            .map(|(key, value)| (key.clone(), serde_json::json!({"value": value, "origin": origin(key)})))
+            .collect();
+        printer.json(&map);
+    }
+    let rows: Vec<_> =
+        rows.iter().map(|(key, value)| [key.clone(), value.to_string(), origin(key)]).collect();
+    printer.table(["setting", "value", "from"], &rows);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn flatten(prefix: &str, value: &toml::Value, rows: &mut Vec<(String, toml::Value)>) {
+    let joined = |key: &str| if prefix.is_empty() { key.to_owned() } else { format!("{prefix}.{key}") };
+    match value {
+        toml::Value::Table(table) => table.iter().for_each(|(k, v)| flatten(&joined(k), v, rows)),
+        toml::Value::Array(items) if items.iter().any(toml::Value::is_table) => {
+            items.iter().enumerate().for_each(|(n, v)| flatten(&joined(&n.to_string()), v, rows));
+        }
+        _ => rows.push((prefix.to_owned(), value.clone())),
+    }
+}
+
+fn check(resolved: &Resolved, printer: Printer) -> Result<ExitCode> {
+    let mut warnings = Vec::new();
+    let root = &resolved.settings.images.root;
+    if resolved.settings.archives.is_empty() {
+        warnings.push("no [[archive]] is set: images can be received, but not asked for".to_owned());
+    }
+    std::fs::create_dir_all(root).map_err(Error::io(root))?;
+    let probe = root.join(format!("_probe-{}", std::process::id()));
+    std::fs::write(&probe, b"").and_then(|()| std::fs::remove_file(&probe)).map_err(Error::io(&probe))?;
+    for warning in &warnings {
+        printer.note(format!("warning: {warning}"));
+    }
+    let file =
+        resolved.file.as_ref().map_or("no file, built-in defaults".to_owned(), |f| f.display().to_string());
+    printer.line(format!("settings are in order ({file})"));
+    printer.json(&serde_json::json!({"file": file, "warnings": warnings}));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn init(path: Option<&Path>, force: bool, printer: Printer) -> Result<ExitCode> {
+    let path = path.map_or_else(system_file, Path::to_path_buf);
+    if path.exists() && !force {
+        return Err(Error::Misuse {
+            what: format!("{} is there already", path.display()),
+            hint: "edit it, name another path, or add --force to overwrite it".into(),
+        });
+    }
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent).map_err(Error::io(parent))?;
+    }
+    let defaults = toml::to_string(&Settings::default())
+        .map_err(|e| Error::Settings { key: "settings".into(), what: e.to_string() })?;
+    // Commented out, so that a later version's better default is not pinned by an untouched line.
+    let commented: String = defaults
+        .lines()
+        .map(|l| if l.is_empty() || l.starts_with('[') { format!("{l}\n") } else { format!("# {l}\n") })
+        .collect();
+    let text = format!("{HEADER}\n{commented}{ARCHIVE}");
+    std::fs::write(&path, text).map_err(Error::io(&path))?;
+    printer.line(format!("wrote {}", path.display()));
+    printer.json(&serde_json::json!({"file": path}));
+    Ok(ExitCode::SUCCESS)
+}
+
+const HEADER: &str =
+    "# Settings of scp-node. Lines that start with # show the defaults; remove the # to change one.
+# `scp-node config check` explains what is wrong, `scp-node config show` prints what is in force.
+";
+
+const ARCHIVE: &str = "
+# The archive to ask. In Aria: DB Service's AE title, host and port (51402 by custom).
+# [[archive]]
+# name = \"aria\"
+# ae_title = \"ARIA_DB\"
+# host = \"aria.hospital.example\"
+# port = 51402
+";

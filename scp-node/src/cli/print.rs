@@ -1,0 +1,79 @@
+//! The one place that writes to standard output and error.
+
+use std::io::{IsTerminal, Write};
+
+use crate::error::Error;
+
+/// Prints results to stdout and everything else to stderr.
+#[derive(Debug, Clone, Copy)]
+pub struct Printer {
+    json: bool,
+}
+
+impl Printer {
+    /// A printer of JSON or of text.
+    pub fn new(json: bool) -> Self {
+        Self { json }
+    }
+
+    /// Whether scripts read the output.
+    pub fn is_json(self) -> bool {
+        self.json
+    }
+
+    /// Whether a person watches: progress is shown only then.
+    pub fn is_watched(self) -> bool {
+        !self.json && std::io::stderr().is_terminal()
+    }
+
+    /// One line of text on stdout; silent with `--json`. A closed pipe is not an error of ours.
+    pub fn line(self, text: impl AsRef<str>) {
+        if !self.json {
+            let _ = writeln!(std::io::stdout(), "{}", text.as_ref());
+        }
+    }
+
+    /// One JSON value on stdout; silent without `--json`.
+    pub fn json(self, value: &impl serde::Serialize) {
+        if self.json {
+            let text =
+                serde_json::to_string_pretty(value).unwrap_or_else(|e| format!("{{\"error\": \"{e}\"}}"));
+            let _ = writeln!(std::io::stdout(), "{text}");
+        }
+    }
+
+    /// A remark for people, on stderr.
+    pub fn note(self, text: impl AsRef<str>) {
+        let _ = writeln!(std::io::stderr(), "{}", text.as_ref());
+    }
+
+    /// An error: one line, its hint on the next; with `--json` an object on stdout as well.
+    pub fn error(self, error: &Error) {
+        self.json(
+            &serde_json::json!({"error": error.to_string(), "kind": error.kind(), "hint": error.hint()}),
+        );
+        self.note(format!("error: {error}"));
+        let hint = error.hint();
+        if !hint.is_empty() {
+            self.note(format!("hint: {hint}"));
+        }
+    }
+
+    /// A table: a header row, then rows, columns as wide as their widest cell.
+    pub fn table<const N: usize>(self, header: [&str; N], rows: &[[String; N]]) {
+        let mut widths = header.map(|h| h.chars().count());
+        for row in rows {
+            for (width, cell) in widths.iter_mut().zip(row) {
+                *width = (*width).max(cell.chars().count());
+            }
+        }
+        let format = |cells: Vec<&str>| {
+            let padded = cells.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
+            padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+        };
+        self.line(format(header.to_vec()));
+        for row in rows {
+            self.line(format(row.iter().map(String::as_str).collect()));
+        }
+    }
+}

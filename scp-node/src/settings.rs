@@ -1,0 +1,307 @@
+//! One TOML file, typed: every setting has a default that works on one machine, and every error names its key.
+//!
+//! Precedence: flag > environment > file > default, resolved once by [`Settings::load`]. The environment overrides single
+//! keys as `SCP_NODE__NODE__PORT=11113`; a flag does as `--set node.port=11113`. The file is the first of: `--config`,
+//! `SCP_NODE_CONFIG`, the system place ([`system_file`]).
+
+mod archive;
+mod images;
+mod node;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+pub use archive::{ArchiveSettings, Strategy};
+pub use images::{Durability, ImageSettings, StorageClasses};
+pub use node::{AccessSettings, LimitSettings, NodeSettings, TimeoutSettings};
+
+use crate::error::{Error, Result};
+
+/// Environment variable that names the settings file.
+pub const CONFIG_VARIABLE: &str = "SCP_NODE_CONFIG";
+/// Prefix of environment variables that override one key.
+const KEY_PREFIX: &str = "SCP_NODE__";
+
+/// All settings, resolved.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Our own application entity.
+    pub node: NodeSettings,
+    /// Where objects lie and how they get there.
+    pub images: ImageSettings,
+    /// The archives that may be asked, `[[archive]]`; the first is the one that is asked by default.
+    #[serde(rename = "archive", skip_serializing_if = "Vec::is_empty")]
+    pub archives: Vec<ArchiveSettings>,
+    /// What is logged.
+    pub log: LogSettings,
+}
+
+/// `[log]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogSettings {
+    /// Filter in tracing's notation: `info`, `scp_node=debug`.
+    pub level: String,
+    /// One JSON object a line instead of text.
+    pub json: bool,
+}
+
+impl Default for LogSettings {
+    fn default() -> Self {
+        Self { level: "info".into(), json: false }
+    }
+}
+
+/// Where a value came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// Built in.
+    Default,
+    /// The settings file.
+    File(PathBuf),
+    /// An environment variable.
+    Environment(String),
+    /// `--set`.
+    Flag,
+}
+
+impl std::fmt::Display for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File(path) => write!(f, "{}", path.display()),
+            Self::Environment(name) => write!(f, "environment {name}"),
+            Self::Flag => f.write_str("--set"),
+        }
+    }
+}
+
+/// Settings, and where each value came from.
+#[derive(Debug, Clone)]
+pub struct Resolved {
+    /// The values in force.
+    pub settings: Settings,
+    /// Dotted key to origin; a key that is absent has its default.
+    pub origins: BTreeMap<String, Origin>,
+    /// The file that was read, if any.
+    pub file: Option<PathBuf>,
+}
+
+/// The system's place for the settings file: `/etc/scp-node/config.toml`, on Windows `%ProgramData%\scp-node\config.toml`.
+pub fn system_file() -> PathBuf {
+    if cfg!(windows) { home().join("config.toml") } else { PathBuf::from("/etc/scp-node/config.toml") }
+}
+
+/// The system's place for data: `/var/lib/scp-node`, on Windows `%ProgramData%\scp-node`.
+pub fn home() -> PathBuf {
+    if cfg!(windows) {
+        let data = std::env::var_os("ProgramData").unwrap_or_else(|| r"C:\ProgramData".into());
+        PathBuf::from(data).join("scp-node")
+    } else {
+        PathBuf::from("/var/lib/scp-node")
+    }
+}
+
+impl Settings {
+    /// Reads settings from the places in order of precedence.
+    ///
+    /// # Arguments
+    /// * `file` — what `--config` names; it must exist then
+    /// * `flags` — `key=value` as given to `--set`
+    /// # Errors
+    /// [`Error::Settings`] with the key; [`Error::Io`] when a named file cannot be read.
+    pub fn load(file: Option<&Path>, flags: &[String]) -> Result<Resolved> {
+        let environment: Vec<(String, String)> = std::env::vars_os()
+            .filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)))
+            .collect();
+        Self::resolve(file, flags, &environment)
+    }
+
+    fn resolve(file: Option<&Path>, flags: &[String], environment: &[(String, String)]) -> Result<Resolved> {
+        let mut origins = BTreeMap::new();
+        let mut table = toml::Table::new();
+        let named = environment.iter().find(|(k, _)| k == CONFIG_VARIABLE).map(|(_, v)| PathBuf::from(v));
+        let file = match file.map(Path::to_path_buf).or(named) {
+            Some(path) => Some(path),
+            None => Some(system_file()).filter(|path| path.exists()),
+        };
+        if let Some(path) = &file {
+            let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+            table = toml::from_str(&text).map_err(|e| in_file(path, &e))?;
+            note_leaves("", &toml::Value::Table(table.clone()), &Origin::File(path.clone()), &mut origins);
+        }
+        for (name, value) in environment {
+            if let Some(key) = name.strip_prefix(KEY_PREFIX) {
+                let key = key.to_lowercase().replace("__", ".");
+                set(&mut table, &key, value)?;
+                origins.insert(key, Origin::Environment(name.clone()));
+            }
+        }
+        for flag in flags {
+            let (key, value) = flag.split_once('=').ok_or_else(|| Error::Settings {
+                key: flag.clone(),
+                what: "`--set` takes key=value, such as node.port=11113".into(),
+            })?;
+            set(&mut table, key.trim(), value)?;
+            origins.insert(key.trim().to_owned(), Origin::Flag);
+        }
+        let settings: Self = serde_path_to_error::deserialize(toml::Value::Table(table)).map_err(|e| {
+            Error::Settings { key: e.path().to_string(), what: one_line(&e.into_inner().to_string()) }
+        })?;
+        settings.check()?;
+        Ok(Resolved { settings, origins, file })
+    }
+
+    /// Checks what types alone cannot say.
+    ///
+    /// # Errors
+    /// [`Error::Settings`] with the first key that is wrong and what would be right.
+    pub fn check(&self) -> Result<()> {
+        self.node.check()?;
+        self.images.check()?;
+        let mut names = std::collections::BTreeSet::new();
+        for archive in &self.archives {
+            archive.check()?;
+            if !names.insert(archive.name.to_lowercase()) {
+                return Err(wrong(
+                    "archive.name",
+                    format!("two archives are called `{}`: give each its own name", archive.name),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// The archive of this name, or the first one when no name is given.
+    ///
+    /// # Errors
+    /// [`Error::Settings`] when there is none.
+    pub fn archive(&self, name: Option<&str>) -> Result<&ArchiveSettings> {
+        let known = || self.archives.iter().map(|a| a.name.as_str()).collect::<Vec<_>>().join(", ");
+        match name {
+            Some(name) => self.archives.iter().find(|a| a.name.eq_ignore_ascii_case(name)).ok_or_else(|| {
+                wrong("archive", format!("no archive is called `{name}`; there are: {}", known()))
+            }),
+            None => self.archives.first().ok_or_else(|| {
+                wrong(
+                    "archive",
+                    "no archive is set: add an [[archive]] section with name, ae_title, host and port".into(),
+                )
+            }),
+        }
+    }
+}
+
+/// An error about one key.
+pub(crate) fn wrong(key: &str, what: String) -> Error {
+    Error::Settings { key: key.into(), what }
+}
+
+fn in_file(path: &Path, error: &toml::de::Error) -> Error {
+    wrong(&path.display().to_string(), one_line(&error.to_string()))
+}
+
+fn one_line(text: &str) -> String {
+    text.lines().map(str::trim).filter(|l| !l.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
+fn note_leaves(prefix: &str, value: &toml::Value, origin: &Origin, origins: &mut BTreeMap<String, Origin>) {
+    match value {
+        toml::Value::Table(table) => {
+            for (key, value) in table {
+                let key = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+                note_leaves(&key, value, origin, origins);
+            }
+        }
+        toml::Value::Array(items) if items.iter().any(toml::Value::is_table) => {
+            for (n, item) in items.iter().enumerate() {
+                note_leaves(&format!("{prefix}.{n}"), item, origin, origins);
+            }
+        }
+        _ => {
+            origins.insert(prefix.to_owned(), origin.clone());
+        }
+    }
+}
+
+/// Sets one dotted key; the text is read as TOML, and as a plain string when it is none.
+fn set(table: &mut toml::Table, key: &str, text: &str) -> Result<()> {
+    let value = toml::from_str::<toml::Table>(&format!("v = {text}"))
+        .ok()
+        .and_then(|mut t| t.remove("v"))
+        .unwrap_or_else(|| toml::Value::String(text.to_owned()));
+    let mut parts: Vec<&str> = key.split('.').collect();
+    let last = parts.pop().filter(|p| !p.is_empty()).ok_or_else(|| wrong(key, "a key is missing".into()))?;
+    let mut here = table;
+    for part in parts {
+        here = here
+            .entry(part)
+            .or_insert_with(|| toml::Value::Table(toml::Table::new()))
+            .as_table_mut()
+            .ok_or_else(|| {
+                wrong(key, format!("`{part}` is no section; a list such as [[archive]] is set in the file"))
+            })?;
+    }
+    here.insert(last.to_owned(), value);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolve(file: &str, flags: &[&str], environment: &[(&str, &str)]) -> Result<Resolved> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.toml");
+        std::fs::write(&path, file).unwrap();
+        let environment: Vec<_> =
+            environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let flags: Vec<_> = flags.iter().map(|f| (*f).to_owned()).collect();
+        Settings::resolve(Some(&path), &flags, &environment)
+    }
+
+    #[test]
+    fn flag_beats_environment_beats_file_beats_default() {
+        let file = "[node]\nport = 1001\nae_title = 'FROM_FILE'\nbind = '127.0.0.1'";
+        let environment = [("SCP_NODE__NODE__PORT", "1002"), ("SCP_NODE__NODE__AE_TITLE", "FROM_ENV")];
+        let r = resolve(file, &["node.port=1003"], &environment).unwrap();
+        assert_eq!(r.settings.node.port, 1003);
+        assert_eq!(r.settings.node.ae_title.as_str(), "FROM_ENV");
+        assert_eq!(r.settings.node.bind.to_string(), "127.0.0.1");
+        assert_eq!(r.origins["node.port"], Origin::Flag);
+        assert_eq!(r.origins["node.ae_title"], Origin::Environment("SCP_NODE__NODE__AE_TITLE".into()));
+        assert!(matches!(r.origins["node.bind"], Origin::File(_)));
+        assert!(!r.origins.contains_key("images.durability"));
+    }
+
+    #[test]
+    fn an_error_names_its_key_and_what_would_be_right() {
+        let cases = [
+            ("[node]\nprot = 1", "node", "unknown field `prot`"),
+            ("[node]\nport = 'x'", "node.port", "expected u16"),
+            ("[node]\nae_title = 'SEVENTEEN_LETTERS'", "node.ae_title", "AE title"),
+            ("[images]\ndurability = 'none'", "images.durability", "full"),
+            (
+                "[[archive]]\nname = 'a'\nae_title='A'\nhost='h'\n[[archive]]\nname='A'\nae_title='B'\nhost='h'",
+                "archive.name",
+                "own name",
+            ),
+        ];
+        for (file, key, what) in cases {
+            let error = resolve(file, &[], &[]).unwrap_err().to_string();
+            assert!(error.contains(key) && error.contains(what), "{file:?} gave {error:?}");
+            assert_eq!(error.lines().count(), 1);
+        }
+    }
+
+    #[test]
+    fn defaults_pass_their_own_check_and_survive_toml() {
+        let settings = Settings::default();
+        settings.check().unwrap();
+        let text = toml::to_string(&settings).unwrap();
+        assert_eq!(toml::from_str::<Settings>(&text).unwrap(), settings);
+    }
+}

@@ -1,0 +1,92 @@
+//! `[[archive]]`: an archive that is asked by C-FIND and C-MOVE.
+
+use serde::{Deserialize, Serialize};
+
+use super::wrong;
+use crate::error::Result;
+use crate::names::AeTitle;
+
+/// One `[[archive]]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ArchiveSettings {
+    /// What users call it on the command line.
+    pub name: String,
+    /// Its AE title.
+    pub ae_title: AeTitle,
+    /// Host name or address.
+    pub host: String,
+    /// Port; 51402 is what Aria's DB Service has by custom.
+    #[serde(default = "default_port")]
+    pub port: u16,
+    /// How it is asked.
+    #[serde(default)]
+    pub strategy: Strategy,
+    /// Seconds for which an answer is not asked for again.
+    #[serde(default = "default_fresh_for")]
+    pub fresh_for_s: f64,
+    /// Seconds for connecting and associating.
+    #[serde(default = "default_connect")]
+    pub connect_timeout_s: f64,
+    /// Seconds between two messages of the archive; some Aria sites need well above 25.
+    #[serde(default = "default_response")]
+    pub response_timeout_s: f64,
+}
+
+/// How an archive is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Strategy {
+    /// Find out once and remember.
+    #[default]
+    Auto,
+    /// IMAGE-level queries with keys of all levels: Aria. PS3.4 §C.4.1.2.2.2.
+    Relational,
+    /// One level after the other, with the unique keys of the levels above. PS3.4 §C.4.1.2.2.1.
+    Hierarchical,
+}
+
+fn default_port() -> u16 {
+    51402
+}
+fn default_fresh_for() -> f64 {
+    30.0
+}
+fn default_connect() -> f64 {
+    5.0
+}
+fn default_response() -> f64 {
+    60.0
+}
+
+impl ArchiveSettings {
+    /// An archive with defaults for all that is not named.
+    pub fn new(name: &str, ae_title: AeTitle, host: &str, port: u16) -> Self {
+        Self {
+            name: name.into(),
+            ae_title,
+            host: host.into(),
+            port,
+            strategy: Strategy::Auto,
+            fresh_for_s: default_fresh_for(),
+            connect_timeout_s: default_connect(),
+            response_timeout_s: default_response(),
+        }
+    }
+
+    pub(super) fn check(&self) -> Result<()> {
+        if self.name.is_empty() || self.host.is_empty() || self.port == 0 {
+            return Err(wrong("archive", "name, host and port must not be empty or 0".into()));
+        }
+        for (key, value) in [
+            ("archive.fresh_for_s", self.fresh_for_s),
+            ("archive.connect_timeout_s", self.connect_timeout_s),
+            ("archive.response_timeout_s", self.response_timeout_s),
+        ] {
+            if !(value.is_finite() && (0.0..=86_400.0).contains(&value)) {
+                return Err(wrong(key, format!("{value} is not between 0 and 86400 s")));
+            }
+        }
+        Ok(())
+    }
+}
