@@ -8,50 +8,10 @@ use std::path::{Path, PathBuf};
 
 use pyo3::prelude::*;
 
-/// Whose fault it is; each kind is one class in `qatrack_ext._errors`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// Bytes that are not what their format says.
-    Malformed,
-    /// A call or a setting that cannot work.
-    Misuse,
-    /// Well-formed, but not handled.
-    Unsupported,
-    /// Larger than a documented limit.
-    Limit,
-    /// Nothing matches.
-    NotFound,
-    /// Only a part has arrived.
-    Incomplete,
-    /// The other side does not answer, or answers against the standard.
-    Peer,
-    /// A file that cannot be read or written.
-    Io,
-    /// A bug of ours.
-    Internal,
-}
-
-impl Kind {
-    /// The word in `Error.kind`.
-    const fn word(self) -> &'static str {
-        match self {
-            Self::Malformed => "malformed",
-            Self::Misuse => "misuse",
-            Self::Unsupported => "unsupported",
-            Self::Limit => "limit",
-            Self::NotFound => "not_found",
-            Self::Incomplete => "incomplete",
-            Self::Peer => "peer",
-            Self::Io => "io",
-            Self::Internal => "internal",
-        }
-    }
-}
-
 /// An error on its way to Python. Needs no interpreter, so it is made while the GIL is free.
 #[derive(Debug)]
 pub struct Failure {
-    kind: Kind,
+    kind: &'static str,
     message: String,
     hint: Option<String>,
     offset: Option<u64>,
@@ -60,7 +20,9 @@ pub struct Failure {
 
 impl Failure {
     /// A failure with a one-line message that stands alone.
-    pub fn new(kind: Kind, message: impl ToString) -> Self {
+    ///
+    /// `kind` is one of the words in `qatrack_ext._errors`, which maps each to a class.
+    pub fn new(kind: &'static str, message: impl ToString) -> Self {
         Self { kind, message: message.to_string(), hint: None, offset: None, path: None }
     }
 
@@ -83,12 +45,24 @@ impl Failure {
     }
 }
 
+impl From<scp_node::Error> for Failure {
+    fn from(error: scp_node::Error) -> Self {
+        let hint = error.hint();
+        let failure = Self::new(error.kind(), &error).hint(Some(hint).filter(|hint| !hint.is_empty()));
+        match &error {
+            scp_node::Error::Malformed { offset: Some(offset), .. } => failure.offset(*offset),
+            scp_node::Error::Io { path, .. } | scp_node::Error::Catalog { path, .. } => failure.path(path),
+            _ => failure,
+        }
+    }
+}
+
 impl From<Failure> for PyErr {
     fn from(failure: Failure) -> Self {
         Python::attach(|py| {
             let made = py.import("qatrack_ext._errors").and_then(|errors| {
                 errors.getattr("make")?.call1((
-                    failure.kind.word(),
+                    failure.kind,
                     &failure.message,
                     failure.hint.as_deref(),
                     failure.offset,
@@ -114,7 +88,7 @@ pub fn boundary<T>(body: impl FnOnce() -> PyResult<T>) -> PyResult<T> {
             .map(ToString::to_string)
             .or_else(|| panic.downcast_ref::<String>().cloned())
             .unwrap_or_else(|| "no text".to_owned());
-        let failure = Failure::new(Kind::Internal, format!("internal error in qatrack_ext: {cause}"))
+        let failure = Failure::new("internal", format!("internal error in qatrack_ext: {cause}"))
             .hint(Some("please report this with the server's log"));
         Err(failure.into())
     })

@@ -4,7 +4,9 @@
 //! keys as `SCP_NODE__NODE__PORT=11113`; a flag does as `--set node.port=11113`. The file is the first of: `--config`,
 //! `SCP_NODE_CONFIG`, the system place ([`system_file`]).
 
+mod analysis;
 mod archive;
+mod hooks;
 mod images;
 mod node;
 
@@ -13,7 +15,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+pub use analysis::AnalysisSettings;
 pub use archive::{ArchiveSettings, Strategy};
+pub use hooks::HookSettings;
 pub use images::{Durability, ImageSettings, StorageClasses};
 pub use node::{AccessSettings, LimitSettings, NodeSettings, TimeoutSettings};
 
@@ -35,6 +39,10 @@ pub struct Settings {
     /// The archives that may be asked, `[[archive]]`; the first is the one that is asked by default.
     #[serde(rename = "archive", skip_serializing_if = "Vec::is_empty")]
     pub archives: Vec<ArchiveSettings>,
+    /// Commands of the site that the service runs.
+    pub hooks: HookSettings,
+    /// How `qatrack_ext` runs pylinac.
+    pub analysis: AnalysisSettings,
     /// What is logged.
     pub log: LogSettings,
 }
@@ -162,6 +170,8 @@ impl Settings {
     pub fn check(&self) -> Result<()> {
         self.node.check()?;
         self.images.check()?;
+        self.hooks.check()?;
+        self.analysis.check()?;
         let mut names = std::collections::BTreeSet::new();
         for archive in &self.archives {
             archive.check()?;
@@ -198,6 +208,14 @@ impl Settings {
 /// An error about one key.
 pub(crate) fn wrong(key: &str, what: String) -> Error {
     Error::Settings { key: key.into(), what }
+}
+
+/// Checks a number of seconds.
+pub(crate) fn seconds(key: &str, value: f64) -> Result<()> {
+    if value.is_finite() && (0.001..=86_400.0).contains(&value) {
+        return Ok(());
+    }
+    Err(wrong(key, format!("{value} is not between 0.001 and 86400 s")))
 }
 
 fn in_file(path: &Path, error: &toml::de::Error) -> Error {
@@ -284,6 +302,9 @@ mod tests {
             ("[node]\nport = 'x'", "node.port", "expected u16"),
             ("[node]\nae_title = 'SEVENTEEN_LETTERS'", "node.ae_title", "AE title"),
             ("[images]\ndurability = 'none'", "images.durability", "full"),
+            ("[hooks]\nat_once = 0", "hooks.at_once", "between 1 and 64"),
+            ("[hooks]\nsettle_s = 0.0", "hooks.settle_s", "between 0.001 and 86400"),
+            ("[analysis]\npython = 'python3'", "analysis.python", "absolute path"),
             (
                 "[[archive]]\nname = 'a'\nae_title='A'\nhost='h'\n[[archive]]\nname='A'\nae_title='B'\nhost='h'",
                 "archive.name",

@@ -62,7 +62,7 @@ class IncompleteError(Error, RuntimeError):
 class PeerError(Error, ConnectionError):
     """The archive, the linac or the share does not answer, or answers against the standard."""
 
-    kind = "peer"
+    kind = "peer_misbehaved"
 
 
 class IoError(Error, OSError):
@@ -83,20 +83,22 @@ class InternalError(Error, RuntimeError):
     kind = "internal"
 
 
+# Every word that `kind` can have, and its class. Words are stable; scripts decide by them.
 _BY_KIND: Dict[str, Type[Error]] = {
-    cls.kind: cls
-    for cls in (
-        MalformedError,
-        MisuseError,
-        UnsupportedError,
-        LimitError,
-        NotFoundError,
-        IncompleteError,
-        PeerError,
-        IoError,
-        AnalysisError,
-        InternalError,
-    )
+    "malformed": MalformedError,
+    "misuse": MisuseError,
+    "settings": MisuseError,
+    "unsupported": UnsupportedError,
+    "limit": LimitError,
+    "not_found": NotFoundError,
+    "incomplete": IncompleteError,
+    "peer_misbehaved": PeerError,
+    "unreachable": PeerError,
+    "timeout": PeerError,
+    "cancelled": PeerError,
+    "io": IoError,
+    "analysis": AnalysisError,
+    "internal": InternalError,
 }
 
 
@@ -113,6 +115,7 @@ def make(
         hint = " ".join(hint.split())
         text = "{} ({})".format(text, hint)
     error = _BY_KIND.get(kind, Error)(text)
+    error.kind = kind
     error.hint = hint
     error.offset = offset
     error.path = path
