@@ -279,6 +279,21 @@ impl Delivery {
         part
     }
 
+    /// Leaves of a pair and jaws that overlap meet at the middle of their overlap instead.
+    #[must_use]
+    pub fn close_overlaps(&self) -> Self {
+        let mut closed = self.clone();
+        for tips in closed.mlc_mm.chunks_exact_mut(2).chain(closed.jaw_mm.chunks_exact_mut(2)) {
+            if let [low, high] = tips
+                && *low + *high < 0.0
+            {
+                let middle = (*high - *low) / 2.0;
+                (*low, *high) = (-middle, middle);
+            }
+        }
+        closed
+    }
+
     fn select(&self, keep: impl Fn(usize) -> bool) -> Self {
         let n_kept = (0..self.n_cp()).filter(|&control_point| keep(control_point)).count();
         let mut kept = Self {

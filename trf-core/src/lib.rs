@@ -10,6 +10,7 @@ pub mod delivery;
 pub mod error;
 pub mod header;
 pub mod items;
+pub mod metersetmap;
 pub mod reader;
 pub mod table;
 
@@ -17,5 +18,6 @@ pub use delivery::Delivery;
 pub use error::{Error, Result};
 pub use header::{Header, Version};
 pub use items::ItemPart;
+pub use metersetmap::MetersetMap;
 pub use reader::{Column, Record, Warning};
 pub use table::Table;
