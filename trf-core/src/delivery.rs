@@ -31,6 +31,7 @@ pub struct Delivery {
     mlc_mm: Vec<f64>,
     jaw_mm: Vec<f64>,
     n_pairs: usize,
+    beam_starts: Vec<usize>,
 }
 
 /// The columns of a [`Delivery`] before they are checked; see there for shapes and frames.
@@ -100,7 +101,38 @@ impl Delivery {
             mlc_mm: columns.mlc_mm,
             jaw_mm: columns.jaw_mm,
             n_pairs,
+            beam_starts: if n_cp == 0 { Vec::new() } else { vec![0] },
         })
+    }
+
+    /// Says at which control points a new beam begins; the first always does.
+    ///
+    /// # Errors
+    /// [`Error::Misuse`] unless the starts increase and lie within the delivery.
+    pub fn with_beam_starts(mut self, starts: impl IntoIterator<Item = usize>) -> Result<Self> {
+        let starts: Vec<usize> = starts.into_iter().filter(|&start| start != 0).collect();
+        let increases = starts.iter().zip(starts.iter().skip(1)).all(|(before, after)| before < after);
+        if !increases || starts.last().is_some_and(|&last| last >= self.n_cp()) {
+            return Err(misuse(format!("beam starts do not increase within {} control points", self.n_cp())));
+        }
+        self.beam_starts.truncate(1);
+        self.beam_starts.extend(starts);
+        Ok(self)
+    }
+
+    /// Control points at which a beam begins, the first included; empty for an empty delivery.
+    ///
+    /// Known from the dose counter's restarts (TRF), from the beams of a plan, or from the parts of a merge. Gantry masks know
+    /// nothing of it.
+    pub fn beam_starts(&self) -> &[usize] {
+        &self.beam_starts
+    }
+
+    /// The beams that delivered something, filtered, each with its meterset from 0 (rounded to 7 decimals).
+    pub fn beams(&self) -> Vec<Self> {
+        let ends = self.beam_starts.iter().skip(1).copied().chain(std::iter::once(self.n_cp()));
+        let beams = self.beam_starts.iter().zip(ends).map(|(&start, end)| self.slice(start..end).filter());
+        beams.filter(|beam| beam.total_mu() > 0.0).map(|beam| beam.slice_from_zero(0..beam.n_cp())).collect()
     }
 
     /// Number of control points.
@@ -185,6 +217,7 @@ impl Delivery {
     pub fn merge<'a>(parts: impl IntoIterator<Item = &'a Delivery>) -> Result<Self> {
         let mut merged = Columns::default();
         let mut n_pairs = 0;
+        let mut beam_starts = Vec::new();
         for part in parts.into_iter().filter(|part| !part.is_empty()) {
             if merged.meterset_mu.is_empty() {
                 n_pairs = part.n_pairs;
@@ -194,6 +227,7 @@ impl Delivery {
                     part.n_pairs
                 )));
             }
+            beam_starts.extend(part.beam_starts.iter().map(|start| start + merged.meterset_mu.len()));
             merged.meterset_mu.extend_from_slice(&part.meterset_mu);
             merged.gantry_bipolar_deg.extend_from_slice(&part.gantry_bipolar_deg);
             merged.collimator_bipolar_deg.extend_from_slice(&part.collimator_bipolar_deg);
@@ -201,7 +235,7 @@ impl Delivery {
             merged.jaw_mm.extend_from_slice(&part.jaw_mm);
         }
         merged.meterset_mu = accumulate_increases(&merged.meterset_mu);
-        Self::new(merged, n_pairs)
+        Self::new(merged, n_pairs)?.with_beam_starts(beam_starts)
     }
 
     /// Only the control points at which the meterset changes before or after.
@@ -303,11 +337,21 @@ impl Delivery {
             mlc_mm: Vec::with_capacity(n_kept * self.n_pairs * 2),
             jaw_mm: Vec::with_capacity(n_kept * 2),
             n_pairs: self.n_pairs,
+            beam_starts: Vec::with_capacity(self.beam_starts.len()),
         };
+        let mut starts = self.beam_starts.iter().peekable();
         let angles = self.gantry_bipolar_deg.iter().zip(&self.collimator_bipolar_deg);
         for (control_point, (&mu, (&gantry, &collimator))) in self.meterset_mu.iter().zip(angles).enumerate()
         {
             if keep(control_point) {
+                // A beam begins at its first point that is kept; a beam of which nothing is kept is gone.
+                let mut begins = kept.meterset_mu.is_empty();
+                while starts.next_if(|&&start| start <= control_point).is_some() {
+                    begins = true;
+                }
+                if begins {
+                    kept.beam_starts.push(kept.meterset_mu.len());
+                }
                 kept.meterset_mu.push(mu);
                 kept.gantry_bipolar_deg.push(gantry);
                 kept.collimator_bipolar_deg.push(collimator);
@@ -431,6 +475,26 @@ mod tests {
         assert_eq!(all.split_by_gantry(&[-90.], 3.0, true).unwrap().len(), 1);
         let twice = delivery(&[0.0, 1.0, 2.0], &[0., 90., 0.]);
         assert!(twice.gantry_range(0.0, 3.0).is_err());
+    }
+
+    #[test]
+    fn beams_are_those_of_the_merged_parts_that_deliver() {
+        let parts = [
+            delivery(&[0.0, 2.0, 2.0], &[0., 1., 2.]),
+            delivery(&[0.0, 0.0], &[50., 50.]),
+            delivery(&[0.0, 0.0, 3.0], &[88., 89., 90.]),
+        ];
+        let merged = Delivery::merge(&parts).unwrap();
+        assert_eq!(merged.beam_starts(), [0, 3, 5]);
+        let beams = merged.beams();
+        let seen: Vec<_> = beams
+            .iter()
+            .map(|beam| (beam.meterset_mu().to_vec(), beam.gantry_bipolar_deg().to_vec()))
+            .collect();
+        assert_eq!(seen, [(vec![0.0, 2.0], vec![0., 1.]), (vec![0.0, 3.0], vec![89., 90.])]);
+        assert_eq!(merged.filter().beam_starts(), [0, 2]);
+        assert!(merged.clone().with_beam_starts([3, 3]).is_err());
+        assert!(merged.with_beam_starts([8]).is_err());
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! Input: a `.trf` file as the linac's control system wrote it. Nothing in it is trusted: every length is bounded by a
 //! named constant and by the bytes that are there. Numbers in the file are little endian.
 
+pub mod columns;
 pub mod delivery;
 pub mod error;
 pub mod header;
@@ -14,6 +15,7 @@ pub mod metersetmap;
 pub mod reader;
 pub mod table;
 
+pub use columns::MetersetSource;
 pub use delivery::Delivery;
 pub use error::{Error, Result};
 pub use header::{Header, Version};

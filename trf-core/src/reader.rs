@@ -425,13 +425,17 @@ impl<'a> Column<'a> {
 
     /// The value of `row`.
     pub fn value(&self, row: usize) -> Option<f64> {
-        let row = self.record.row_chunks().nth(row)?;
-        self.raw_of(row).map(|raw| self.rule.apply(raw))
+        self.value_in(self.record.row_chunks().nth(row)?)
     }
 
     /// The words of a code column, `None` for a code that is not known; all `None` in a column of numbers.
     pub fn labels(&self) -> Vec<Option<&'static str>> {
         self.map(|raw| self.rule.label(raw))
+    }
+
+    /// The value in one of the record's rows.
+    pub(crate) fn value_in(&self, row: &[u8]) -> Option<f64> {
+        self.raw_of(row).map(|raw| self.rule.apply(raw))
     }
 
     fn raw_of(&self, row: &[u8]) -> Option<i32> {

@@ -1,0 +1,12 @@
+//! Physics against golden results, real plans and PyMedPhys.
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "a test may panic, and says what it skips"
+)]
+
+mod data;
+mod delivery;
+mod metersetmap;
+mod npz;
