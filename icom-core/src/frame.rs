@@ -403,3 +403,166 @@ fn date_time(bytes: &[u8]) -> Option<NaiveDateTime> {
 fn len_u64(len: usize) -> u64 {
     u64::try_from(len).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::encode::{Message, time};
+
+    fn message(n: usize, length_field: bool, rest: &[u8]) -> Vec<u8> {
+        Message {
+            linac_time: time(n as i64 / 4),
+            counter: (n % 256) as u8,
+            meterset_mu: Some(n as f64 / 10.0),
+            length_field,
+            header_rest: rest.to_vec(),
+            ..Message::example()
+        }
+        .encode()
+    }
+
+    fn frames_split(stream: &[u8], cuts: &[usize]) -> (Vec<Frame>, FrameCounts) {
+        let mut framer = Framer::default();
+        let mut frames = Vec::new();
+        let mut from = 0;
+        for cut in cuts.iter().copied().chain([stream.len()]) {
+            let cut = cut.clamp(from, stream.len());
+            framer.push(&stream[from..cut]);
+            frames.extend(std::iter::from_fn(|| framer.next_frame()));
+            from = cut;
+        }
+        frames.extend(framer.finish());
+        (frames, framer.counts())
+    }
+
+    #[test]
+    fn every_message_comes_out_verbatim_with_and_without_a_length_field() {
+        for length_field in [true, false] {
+            for rest in [&b""[..], b"\0", b"\x0a\x0b\x05\0\0\0"] {
+                let sent: Vec<_> = (0..300).map(|n| message(n, length_field, rest)).collect();
+                let (frames, counts) = frames_split(&sent.concat(), &[]);
+                assert_eq!(frames.iter().map(|f| f.bytes.clone()).collect::<Vec<_>>(), sent);
+                assert_eq!(counts, FrameCounts { frames: 300, ..FrameCounts::default() });
+                assert!(frames.iter().all(|frame| frame.items().count() > 480 && frame.unparsed_len() == 0));
+            }
+        }
+    }
+
+    #[test]
+    fn a_proven_length_ends_a_message_without_waiting_for_the_next() {
+        let mut framer = Framer::default();
+        let mut ended = Vec::new();
+        for n in 0..6 {
+            framer.push(&message(n, true, b"\0"));
+            ended.extend(std::iter::from_fn(|| framer.next_frame()).map(|frame| frame.ended_by));
+        }
+        use EndedBy::{DeclaredLength, NextStart};
+        assert_eq!(ended, [NextStart, NextStart, NextStart, DeclaredLength, DeclaredLength, DeclaredLength]);
+    }
+
+    #[test]
+    fn a_length_that_does_not_prove_is_never_believed() {
+        let mut framer = Framer::default();
+        for n in 0..20 {
+            let mut bytes = message(n, false, b"\0");
+            bytes[0] = 60;
+            framer.push(&bytes);
+            assert!(std::iter::from_fn(|| framer.next_frame()).all(|frame| frame.ended_by == EndedBy::NextStart));
+        }
+        assert_eq!(framer.counts().frames, 19);
+        assert_eq!(framer.peek().unwrap().counter, 19);
+    }
+
+    #[test]
+    fn garbage_between_messages_is_counted_and_costs_no_message() {
+        let sent: Vec<_> = (0..10).map(|n| message(n, true, b"\0")).collect();
+        let mut stream = b"garbage".to_vec();
+        for message in &sent {
+            stream.extend_from_slice(message);
+            stream.extend_from_slice(&[0xFF; 13]);
+        }
+        let (frames, counts) = frames_split(&stream, &[]);
+        assert_eq!(frames.iter().map(|f| f.body().to_vec()).collect::<Vec<_>>(), sent);
+        assert_eq!(counts.skipped_bytes + counts.unparsed_bytes, 7 + 10 * 13);
+    }
+
+    #[test]
+    fn a_damaged_length_does_not_swallow_the_next_message() {
+        let first = message(0, false, b"\0");
+        let second = message(1, false, b"\0");
+        let mut stream = first.clone();
+        let at = stream.len() - 8;
+        stream[at] = 200; // the last record's length, which is 6
+        stream.extend_from_slice(&second);
+        stream.extend_from_slice(&message(2, false, b"\0"));
+        let (frames, _) = frames_split(&stream, &[]);
+        assert_eq!(frames.len(), 3);
+        assert_eq!(frames[1].bytes, second);
+    }
+
+    #[test]
+    fn a_cut_message_is_counted_and_not_given_out() {
+        let mut framer = Framer::default();
+        for n in 0..5 {
+            framer.push(&message(n, true, b"\0"));
+        }
+        let cut = message(5, true, b"\0");
+        framer.push(&cut[..cut.len() / 2]);
+        assert_eq!(std::iter::from_fn(|| framer.next_frame()).count(), 5);
+        assert_eq!(framer.finish(), None);
+        assert_eq!(framer.counts().cut_bytes, cut.len() as u64 / 2);
+        framer.push(&cut);
+        assert_eq!(framer.next_frame().unwrap().bytes, cut);
+    }
+
+    #[test]
+    fn endless_bytes_without_a_start_do_not_grow_memory() {
+        let mut framer = Framer::default();
+        framer.push(&message(0, false, b"\0"));
+        for _ in 0..100 {
+            framer.push(&[0xFF; 64 * 1024]);
+            while framer.next_frame().is_some() {}
+            assert!(framer.buffer.len() <= MAX_FRAME_LEN + 64 * 1024);
+        }
+        assert_eq!(framer.counts().frames, 1);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn any_split_of_the_same_bytes_gives_the_same_frames(
+            pieces in prop::collection::vec((any::<bool>(), 0usize..40, any::<bool>(), 0usize..9000), 1..12),
+            cuts in prop::collection::vec(0usize..60_000, 0..30),
+        ) {
+            let mut stream = Vec::new();
+            for (n, (length_field, garbage, cut, keep)) in pieces.into_iter().enumerate() {
+                let bytes = message(n, length_field, &vec![3; garbage % 5]);
+                stream.extend_from_slice(if cut { &bytes[..keep.min(bytes.len())] } else { &bytes });
+                stream.extend(std::iter::repeat_n(b'0', garbage / 10));
+            }
+            let mut cuts = cuts;
+            cuts.sort_unstable();
+            let together = frames_split(&stream, &[]);
+            prop_assert_eq!(&frames_split(&stream, &cuts), &together);
+        }
+
+        #[test]
+        fn any_bytes_are_accounted_for(bytes in prop::collection::vec(any::<u8>(), 0..2000), at in 0usize..2000) {
+            let mut stream = message(0, true, b"");
+            stream.splice(at.min(stream.len()).., bytes);
+            let (frames, counts) = frames_split(&stream, &[]);
+            let framed: usize = frames.iter().map(|frame| frame.bytes.len()).sum();
+            prop_assert_eq!(framed as u64 + counts.skipped_bytes + counts.cut_bytes, stream.len() as u64);
+        }
+    }
+
+    #[test]
+    fn byte_by_byte_gives_the_same_frames() {
+        let stream: Vec<u8> = (0..8).flat_map(|n| message(n, n > 2, b"\0\x01")).collect();
+        let cuts: Vec<usize> = (0..stream.len()).collect();
+        assert_eq!(frames_split(&stream, &cuts), frames_split(&stream, &[]));
+    }
+}

@@ -8,7 +8,9 @@
 //! Pure: [`frame`], [`item`], [`snapshot`], [`session`], [`delivery`]. They take bytes and times.
 
 mod error;
+pub mod encode;
 pub mod frame;
 pub mod item;
+pub mod snapshot;
 
 pub use error::{Error, Result};
