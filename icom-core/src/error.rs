@@ -80,16 +80,13 @@ impl Error {
         move |source| Self::Io { path, source }
     }
 
-    pub(crate) fn index(path: impl Into<PathBuf>) -> impl FnOnce(rusqlite::Error) -> Self {
-        let path = path.into();
-        move |source| Self::Index { path, source }
-    }
-
     /// What to do about it, in one line.
     #[must_use]
     pub fn hint(&self) -> &'static str {
         match self {
-            Self::Malformed { .. } => "run `scp-node icom info` on the file; if it came from a linac, keep it and report it",
+            Self::Malformed { .. } => {
+                "run `scp-node icom info` on the file; if it came from a linac, keep it and report it"
+            }
             Self::PeerMisbehaved { .. } => "check with the console whether other iCom clients are connected",
             Self::Unsupported { .. } => "see docs/icom.md for what is supported",
             Self::Limit { .. } => "is this an iCom file? if so, report it with its size",

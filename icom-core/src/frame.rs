@@ -300,8 +300,7 @@ impl Framer {
         let earliest = RECORDS_FROM + PREAMBLE_LEN;
         if let Some(found) = find_date_time(window, search.max(earliest)) {
             let end = found.saturating_sub(PREAMBLE_LEN);
-            self.proofs =
-                if self.declared_len() == Some(end) { self.proofs.saturating_add(1) } else { 0 };
+            self.proofs = if self.declared_len() == Some(end) { self.proofs.saturating_add(1) } else { 0 };
             let frame = self.emit(first, body.min(end), end, EndedBy::NextStart);
             self.state = State::FirstRecord { scan: RECORDS_FROM };
             return Step::Emit(frame);
@@ -332,8 +331,7 @@ impl Framer {
             bytes,
         };
         self.counts.frames = self.counts.frames.saturating_add(1);
-        self.counts.unparsed_bytes =
-            self.counts.unparsed_bytes.saturating_add(len_u64(frame.unparsed_len()));
+        self.counts.unparsed_bytes = self.counts.unparsed_bytes.saturating_add(len_u64(frame.unparsed_len()));
         Some(frame)
     }
 
@@ -388,9 +386,9 @@ fn find_date_time(bytes: &[u8], from: usize) -> Option<usize> {
 fn date_time(bytes: &[u8]) -> Option<NaiveDateTime> {
     let number = |from: usize, len: usize| -> Option<u32> {
         let digits = bytes.get(from..from.checked_add(len)?)?;
-        digits.iter().try_fold(0_u32, |sum, digit| {
-            digit.is_ascii_digit().then(|| sum * 10 + u32::from(digit - b'0'))
-        })
+        digits
+            .iter()
+            .try_fold(0_u32, |sum, digit| digit.is_ascii_digit().then(|| sum * 10 + u32::from(digit - b'0')))
     };
     let year = i32::try_from(number(0, 4)?).ok()?;
     NaiveDate::from_ymd_opt(year, number(5, 2)?, number(8, 2)?)?.and_hms_opt(
@@ -469,7 +467,9 @@ mod tests {
             let mut bytes = message(n, false, b"\0");
             bytes[0] = 60;
             framer.push(&bytes);
-            assert!(std::iter::from_fn(|| framer.next_frame()).all(|frame| frame.ended_by == EndedBy::NextStart));
+            assert!(
+                std::iter::from_fn(|| framer.next_frame()).all(|frame| frame.ended_by == EndedBy::NextStart)
+            );
         }
         assert_eq!(framer.counts().frames, 19);
         assert_eq!(framer.peek().unwrap().counter, 19);

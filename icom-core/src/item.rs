@@ -276,7 +276,10 @@ mod tests {
         let first = items.next().unwrap();
         assert_eq!((first.tag, first.part, first.number()), (tag::SEGMENT, Part::Prescribed, Some(1.0)));
         let second = items.next().unwrap();
-        assert_eq!((second.tag, second.part, second.text().as_ref()), (tag::DEVICE_LABEL, Part::Run, "ASYMX"));
+        assert_eq!(
+            (second.tag, second.part, second.text().as_ref()),
+            (tag::DEVICE_LABEL, Part::Run, "ASYMX")
+        );
         assert_eq!(items.next().unwrap().number(), Some(-10.0));
         assert_eq!(items.next(), None);
         assert!(items.rest().is_empty());

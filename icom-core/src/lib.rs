@@ -7,10 +7,12 @@
 //!
 //! Pure: [`frame`], [`item`], [`snapshot`], [`session`], [`delivery`]. They take bytes and times.
 
-mod error;
+pub mod delivery;
 pub mod encode;
+mod error;
 pub mod frame;
 pub mod item;
+pub mod session;
 pub mod snapshot;
 
 pub use error::{Error, Result};

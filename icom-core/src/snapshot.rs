@@ -278,7 +278,8 @@ mod tests {
 
     #[test]
     fn angles_carry_both_scales() {
-        let snapshot = snapshot_of(&Message { gantry_deg: -90.5, collimator_deg: 179.0, ..Message::example() });
+        let snapshot =
+            snapshot_of(&Message { gantry_deg: -90.5, collimator_deg: 179.0, ..Message::example() });
         assert_eq!(snapshot.gantry_bipolar_deg, Some(-90.5));
         assert_eq!(snapshot.gantry_iec_deg, Some(269.5));
         assert_eq!(snapshot.collimator_iec_deg, Some(179.0));

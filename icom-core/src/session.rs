@@ -1,0 +1,616 @@
+//! Sessions: which messages belong to one patient's use of the linac, and what was delivered in it.
+//!
+//! Input: frames with their snapshots in the order received, and what happened to the link. Output: for each frame where it
+//! belongs ([`Place`]), and a [`Record`] when a session ends. Pure: times are arguments. Trust: none in order or content;
+//! gaps and repeats of the counter are recorded, never fatal.
+//!
+//! A session begins with the first message that names a patient and ends with the first that names none or another one,
+//! after a long silence, or at a size no treatment reaches. It goes on over a lost link and a restarted service.
+
+use std::collections::{HashSet, VecDeque};
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::frame::Frame;
+use crate::snapshot::Snapshot;
+
+/// Messages whose bytes are remembered, to know those that are sent again after a reconnect: half an hour at 4 Hz.
+/// Equal bytes are the same message: they hold a counter that comes round only after 256 messages, and the second.
+const REMEMBERED_MESSAGES: usize = 8192;
+
+/// A session's messages, in bytes, after which a new record begins: nine hours at 32 kB/s.
+pub const MAX_SESSION_BYTES: u64 = 1 << 30;
+
+/// Gaps whose place is told one by one; beyond it only their number is.
+const MAX_GAPS_LISTED: usize = 100;
+
+/// Counts delivered MU over fields that each restart at zero.
+///
+/// PyMedPhys sums the increases between messages. That loses what was delivered before the first message of a record that
+/// begins while the beam is on, and the first value after each restart; both are counted here.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct MetersetSum {
+    before: Option<f64>,
+    /// The first value, while it is not known whether it belongs to this session.
+    held: f64,
+    total_mu: f64,
+}
+
+impl MetersetSum {
+    /// Begins after a message that showed `before`; `None` if nothing is known of the time before.
+    #[must_use]
+    pub const fn after(before: Option<f64>) -> Self {
+        Self { before, held: 0.0, total_mu: 0.0 }
+    }
+
+    /// Takes the next reading, gives the increase.
+    pub fn add(&mut self, meterset_mu: f64) -> f64 {
+        let increase = match self.before {
+            None => {
+                // The display of a beam that ended before, or a beam that is on: the next reading tells.
+                self.held = meterset_mu;
+                0.0
+            }
+            Some(before) if meterset_mu > before => meterset_mu - before + std::mem::take(&mut self.held),
+            Some(before) if meterset_mu < before => {
+                self.held = 0.0;
+                meterset_mu
+            }
+            Some(_) => 0.0,
+        };
+        self.before = Some(meterset_mu);
+        self.total_mu += increase;
+        increase
+    }
+
+    /// Sum so far, MU.
+    #[must_use]
+    pub const fn total_mu(&self) -> f64 {
+        self.total_mu
+    }
+}
+
+/// Where a frame belongs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// First message of a new session.
+    Opens,
+    /// The session that is open.
+    Continues,
+    /// To no session: no patient is open.
+    Idle,
+    /// Nowhere: the same bytes came before.
+    Repeat,
+}
+
+/// What a frame did.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outcome {
+    /// The session that ended before this frame.
+    pub ended: Option<Record>,
+    /// Where this frame belongs.
+    pub place: Place,
+    /// MU delivered since the message before.
+    pub increase_mu: f64,
+}
+
+/// Why a record ended.
+#[non_exhaustive]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EndReason {
+    /// The patient was closed.
+    PatientClosed,
+    /// Another patient was opened without a message between.
+    NextPatient,
+    /// Nothing came for too long.
+    Silence,
+    /// The service stopped and was told to finish.
+    Stopped,
+    /// It reached [`MAX_SESSION_BYTES`]; the next record goes on.
+    Size,
+}
+
+/// Messages that are missing at one place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gap {
+    /// Linac's clock at the message after the gap.
+    pub linac_time: NaiveDateTime,
+    /// How many are missing, if fewer than 256.
+    pub missing: u8,
+    /// Whether the link was lost meanwhile.
+    pub link_lost: bool,
+}
+
+/// What one field delivered.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FieldRecord {
+    /// Field ID, empty if none was sent.
+    pub field_id: String,
+    /// Prescription site.
+    pub rx_site: Option<String>,
+    /// Energy.
+    pub energy: Option<String>,
+    /// Linac's clock at its first and last message.
+    pub start: NaiveDateTime,
+    /// See `start`.
+    pub end: NaiveDateTime,
+    /// Delivered MU.
+    pub mu: f64,
+}
+
+/// One session.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// The linac's name on the wire.
+    pub machine_id: Option<String>,
+    /// Patient's ID.
+    pub patient_id: String,
+    /// Patient's name, from the first message that has one.
+    pub patient_name: Option<String>,
+    /// Linac's clock at the first message.
+    pub start: NaiveDateTime,
+    /// Linac's clock at the last message.
+    pub end: NaiveDateTime,
+    /// When the first message came.
+    pub received_from: DateTime<Utc>,
+    /// When the last message came.
+    pub received_to: DateTime<Utc>,
+    /// Delivered MU, with what was delivered before a beginning in mid-beam.
+    pub mu: f64,
+    /// MU delivered before the first message, as it showed them.
+    pub mu_before_first_message: f64,
+    /// Whether `mu` may be too small: messages are missing and the field changed or restarted meanwhile.
+    pub mu_uncertain: bool,
+    /// Messages kept.
+    pub messages: u64,
+    /// Bytes kept.
+    pub bytes: u64,
+    /// Places where messages are missing.
+    pub gaps: u64,
+    /// The first hundred of them.
+    pub gap_list: Vec<Gap>,
+    /// Messages that came again with the same bytes, and are kept once.
+    pub repeats: u64,
+    /// Messages with the counter of the one before, but other bytes; both are kept.
+    pub counter_repeats: u64,
+    /// How often the link was lost.
+    pub link_losses: u64,
+    /// How often this service was stopped or killed; up to one fsync interval may be missing at each.
+    pub restarts: u64,
+    /// Bytes in the messages that are no records.
+    pub unparsed_bytes: u64,
+    /// Whether every message has what PyMedPhys's `Delivery.from_icom` needs.
+    pub pymedphys_readable: bool,
+    /// Fields in the order delivered.
+    pub fields: Vec<FieldRecord>,
+    /// Why it ended.
+    pub ended_by: EndReason,
+    /// Offset of its first byte in the linac's stream.
+    pub stream_start: u64,
+    /// Offset behind its last byte.
+    pub stream_end: u64,
+}
+
+impl Record {
+    /// Whether radiation was delivered.
+    #[must_use]
+    pub fn delivered(&self) -> bool {
+        self.mu > 0.0
+    }
+}
+
+/// Sorts frames into sessions.
+#[derive(Debug)]
+pub struct Sessions {
+    silence: TimeDelta,
+    open: Option<Open>,
+    remembered: Remembered,
+    last: Option<Last>,
+    link_lost: bool,
+}
+
+#[derive(Debug)]
+struct Open {
+    record: Record,
+    meterset: MetersetSum,
+    first_meterset_mu: Option<f64>,
+}
+
+#[derive(Debug, Clone)]
+struct Last {
+    counter: u8,
+    meterset_mu: Option<f64>,
+    field_id: Option<String>,
+}
+
+impl Sessions {
+    /// `silence`: how long nothing may come before an open session ends.
+    #[must_use]
+    pub fn new(silence: TimeDelta) -> Self {
+        Self { silence, open: None, remembered: Remembered::default(), last: None, link_lost: false }
+    }
+
+    /// The open session so far.
+    #[must_use]
+    pub fn open(&self) -> Option<&Record> {
+        self.open.as_ref().map(|open| &open.record)
+    }
+
+    /// Takes the next message.
+    pub fn frame(&mut self, frame: &Frame, snapshot: &Snapshot, received: DateTime<Utc>) -> Outcome {
+        let silent = self.tick(received);
+        if !self.remembered.insert(&frame.bytes) {
+            if let Some(open) = &mut self.open {
+                open.record.repeats += 1;
+            }
+            return Outcome { ended: silent, place: Place::Repeat, increase_mu: 0.0 };
+        }
+        let gap = self.gap_before(frame, snapshot);
+        let ended = self.end_before(snapshot).or(silent);
+        let opens = snapshot.patient_id.is_some() && self.open.is_none();
+        if let (true, Some(patient_id)) = (opens, &snapshot.patient_id) {
+            // What the display showed before belongs to another use, if nothing is missing between.
+            let before = self.last.as_ref().filter(|_| gap.is_none()).and_then(|last| last.meterset_mu);
+            self.open = Some(Open::new(frame, snapshot, patient_id.clone(), received, before));
+        }
+        let increase_mu = match &mut self.open {
+            Some(open) => open.add(frame, snapshot, received, gap.clone().filter(|_| !opens)),
+            None => self.increase_outside(snapshot),
+        };
+        self.last = Some(Last {
+            counter: frame.counter,
+            meterset_mu: snapshot.meterset_mu.or_else(|| self.last.as_ref()?.meterset_mu),
+            field_id: snapshot.field_id.clone(),
+        });
+        self.link_lost = false;
+        let place = match (opens, &self.open) {
+            (true, _) => Place::Opens,
+            (false, Some(_)) => Place::Continues,
+            (false, None) => Place::Idle,
+        };
+        Outcome { ended, place, increase_mu }
+    }
+
+    /// The link was lost.
+    pub fn link_lost(&mut self) {
+        self.link_lost = true;
+        if let Some(open) = &mut self.open {
+            open.record.link_losses += 1;
+        }
+    }
+
+    /// The service begins anew while a session may be open.
+    pub fn restarted(&mut self) {
+        self.link_lost = true;
+        if let Some(open) = &mut self.open {
+            open.record.restarts += 1;
+        }
+    }
+
+    /// Ends the open session if nothing came for too long.
+    pub fn tick(&mut self, now: DateTime<Utc>) -> Option<Record> {
+        let open = self.open.as_ref()?;
+        if now.signed_duration_since(open.record.received_to) < self.silence {
+            return None;
+        }
+        self.end(EndReason::Silence)
+    }
+
+    /// Ends the open session.
+    pub fn end(&mut self, reason: EndReason) -> Option<Record> {
+        self.open.take().map(|open| open.end(reason))
+    }
+
+    fn end_before(&mut self, snapshot: &Snapshot) -> Option<Record> {
+        let record = &self.open.as_ref()?.record;
+        let reason = match &snapshot.patient_id {
+            None => EndReason::PatientClosed,
+            Some(id) if *id != record.patient_id => EndReason::NextPatient,
+            Some(_) if other_name(record.patient_name.as_ref(), snapshot.patient_name.as_ref()) => {
+                EndReason::NextPatient
+            }
+            Some(_) if record.bytes >= MAX_SESSION_BYTES => EndReason::Size,
+            Some(_) => return None,
+        };
+        self.end(reason)
+    }
+
+    fn gap_before(&mut self, frame: &Frame, snapshot: &Snapshot) -> Option<Gap> {
+        let last = self.last.as_ref()?;
+        if last.counter == frame.counter
+            && let Some(open) = &mut self.open
+        {
+            open.record.counter_repeats += 1;
+        }
+        let missing = frame.counter.wrapping_sub(last.counter).wrapping_sub(1);
+        // A repeated counter would count as 255 missing; it is told apart above.
+        (missing != 0 && last.counter != frame.counter).then(|| {
+            if let Some(open) = &mut self.open {
+                let restarted =
+                    matches!((last.meterset_mu, snapshot.meterset_mu), (Some(b), Some(a)) if a < b);
+                open.record.mu_uncertain |= restarted || last.field_id != snapshot.field_id;
+            }
+            Gap { linac_time: frame.linac_time, missing, link_lost: self.link_lost }
+        })
+    }
+
+    /// Beam may be on without a patient (service mode); nothing is recorded, but a planned stop waits for its end.
+    fn increase_outside(&self, snapshot: &Snapshot) -> f64 {
+        match (self.last.as_ref().and_then(|last| last.meterset_mu), snapshot.meterset_mu) {
+            (Some(before), Some(now)) => (now - before).max(0.0),
+            _ => 0.0,
+        }
+    }
+}
+
+impl Open {
+    fn new(
+        frame: &Frame,
+        snapshot: &Snapshot,
+        patient_id: String,
+        received: DateTime<Utc>,
+        before: Option<f64>,
+    ) -> Self {
+        let record = Record {
+            machine_id: None,
+            patient_id,
+            patient_name: None,
+            start: frame.linac_time,
+            end: frame.linac_time,
+            received_from: received,
+            received_to: received,
+            mu: 0.0,
+            mu_before_first_message: 0.0,
+            mu_uncertain: false,
+            messages: 0,
+            bytes: 0,
+            gaps: 0,
+            gap_list: Vec::new(),
+            repeats: 0,
+            counter_repeats: 0,
+            link_losses: 0,
+            restarts: 0,
+            unparsed_bytes: 0,
+            pymedphys_readable: true,
+            fields: Vec::new(),
+            ended_by: EndReason::PatientClosed,
+            stream_start: frame.offset,
+            stream_end: frame.offset,
+        };
+        let first_meterset_mu = snapshot.meterset_mu.filter(|_| before.is_none());
+        Self { record, meterset: MetersetSum::after(before), first_meterset_mu }
+    }
+
+    fn add(&mut self, frame: &Frame, snapshot: &Snapshot, received: DateTime<Utc>, gap: Option<Gap>) -> f64 {
+        let increase_mu = snapshot.meterset_mu.map_or(0.0, |mu| self.meterset.add(mu));
+        let record = &mut self.record;
+        if let (Some(first), true) = (self.first_meterset_mu, increase_mu > 0.0) {
+            // The first increase after an unknown beginning holds the first reading, unless the field restarted.
+            let kept = increase_mu >= first && snapshot.meterset_mu >= Some(first);
+            record.mu_before_first_message = if kept { first } else { 0.0 };
+            self.first_meterset_mu = None;
+        }
+        record.end = frame.linac_time;
+        record.received_to = received;
+        record.mu = self.meterset.total_mu();
+        record.messages += 1;
+        record.bytes = record.bytes.saturating_add(len(frame.bytes.len()));
+        record.unparsed_bytes = record.unparsed_bytes.saturating_add(len(frame.unparsed_len()));
+        record.stream_end = frame.offset.saturating_add(len(frame.bytes.len()));
+        record.pymedphys_readable &= snapshot.has_delivery();
+        fill(&mut record.machine_id, snapshot.machine_id.as_ref());
+        fill(&mut record.patient_name, snapshot.patient_name.as_ref());
+        if let Some(gap) = gap {
+            record.gaps += 1;
+            if record.gap_list.len() < MAX_GAPS_LISTED {
+                record.gap_list.push(gap);
+            }
+        }
+        self.add_to_field(frame, snapshot, increase_mu);
+        increase_mu
+    }
+
+    fn add_to_field(&mut self, frame: &Frame, snapshot: &Snapshot, increase_mu: f64) {
+        let field_id = snapshot.field_id.as_deref().unwrap_or_default();
+        let fields = &mut self.record.fields;
+        if fields.last().is_none_or(|field| field.field_id != field_id) {
+            fields.push(FieldRecord {
+                field_id: field_id.to_owned(),
+                rx_site: None,
+                energy: None,
+                start: frame.linac_time,
+                end: frame.linac_time,
+                mu: 0.0,
+            });
+        }
+        if let Some(field) = fields.last_mut() {
+            field.end = frame.linac_time;
+            field.mu += increase_mu;
+            fill(&mut field.rx_site, snapshot.rx_site.as_ref());
+            fill(&mut field.energy, snapshot.energy.as_ref());
+        }
+    }
+
+    fn end(self, reason: EndReason) -> Record {
+        Record { ended_by: reason, ..self.record }
+    }
+}
+
+/// Two names that are both there and differ are two patients, whatever their ID says.
+fn other_name(record: Option<&String>, message: Option<&String>) -> bool {
+    matches!((record, message), (Some(record), Some(message)) if record != message)
+}
+
+fn fill(place: &mut Option<String>, value: Option<&String>) {
+    if place.is_none() {
+        *place = value.cloned();
+    }
+}
+
+fn len(len: usize) -> u64 {
+    u64::try_from(len).unwrap_or(u64::MAX)
+}
+
+/// Hashes of the last messages.
+#[derive(Debug, Default)]
+struct Remembered {
+    order: VecDeque<u64>,
+    known: HashSet<u64>,
+}
+
+impl Remembered {
+    /// False if the same bytes are known.
+    fn insert(&mut self, bytes: &[u8]) -> bool {
+        let mut hasher = DefaultHasher::new();
+        bytes.hash(&mut hasher);
+        let hash = hasher.finish();
+        if !self.known.insert(hash) {
+            return false;
+        }
+        self.order.push_back(hash);
+        if self.order.len() > REMEMBERED_MESSAGES
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.known.remove(&oldest);
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::encode::{Message, time};
+    use crate::frame::frames_of;
+
+    struct Run {
+        sessions: Sessions,
+        counter: u8,
+        records: Vec<Record>,
+        places: Vec<Place>,
+    }
+
+    impl Run {
+        fn new() -> Self {
+            let sessions = Sessions::new(TimeDelta::minutes(15));
+            Self { sessions, counter: 0, records: Vec::new(), places: Vec::new() }
+        }
+
+        fn send(&mut self, patient: Option<(&str, &str)>, field: &str, mu: f64) -> &mut Self {
+            self.counter = self.counter.wrapping_add(1);
+            let message = Message {
+                counter: self.counter,
+                linac_time: time(self.places.len() as i64),
+                patient: patient.map(|(id, name)| (id.into(), name.into())),
+                field_id: field.into(),
+                meterset_mu: Some(mu),
+                ..Message::example()
+            };
+            let at = DateTime::UNIX_EPOCH + TimeDelta::seconds(self.places.len() as i64);
+            self.send_bytes(&message.encode(), at)
+        }
+
+        fn send_bytes(&mut self, bytes: &[u8], at: DateTime<Utc>) -> &mut Self {
+            let (frames, _) = frames_of(bytes);
+            let snapshot = Snapshot::read(frames[0].linac_time, frames[0].counter, frames[0].items());
+            let outcome = self.sessions.frame(&frames[0], &snapshot, at);
+            self.records.extend(outcome.ended);
+            self.places.push(outcome.place);
+            self
+        }
+    }
+
+    const A: Option<(&str, &str)> = Some(("A1", "ALPHA, ANN"));
+    const B: Option<(&str, &str)> = Some(("B2", "BETA, BOB"));
+
+    #[test]
+    fn a_session_lasts_from_the_first_to_the_last_message_of_its_patient() {
+        let mut run = Run::new();
+        run.send(None, "", 0.0).send(A, "1", 0.0).send(A, "1", 60.0).send(A, "2", 0.0).send(A, "2", 40.0);
+        run.send(None, "", 40.0);
+        let record = &run.records[0];
+        assert_eq!((record.messages, record.mu, record.ended_by), (4, 100.0, EndReason::PatientClosed));
+        assert_eq!((record.start, record.end), (time(1), time(4)));
+        let fields: Vec<_> = record.fields.iter().map(|f| (f.field_id.as_str(), f.mu)).collect();
+        assert_eq!(fields, [("1", 60.0), ("2", 40.0)]);
+        assert_eq!(run.places.first(), Some(&Place::Idle));
+        assert_eq!(run.places.last(), Some(&Place::Idle));
+    }
+
+    #[test]
+    fn another_patient_without_an_idle_message_begins_a_new_session() {
+        let mut run = Run::new();
+        run.send(A, "1", 0.0).send(A, "1", 50.0).send(B, "1", 50.0).send(B, "1", 0.0).send(B, "1", 30.0);
+        run.send(None, "", 30.0);
+        let told: Vec<_> = run.records.iter().map(|r| (r.patient_id.as_str(), r.mu, r.ended_by)).collect();
+        assert_eq!(told, [("A1", 50.0, EndReason::NextPatient), ("B2", 30.0, EndReason::PatientClosed)]);
+    }
+
+    #[test]
+    fn a_record_that_begins_in_mid_beam_keeps_its_first_mu() {
+        let mut run = Run::new();
+        run.send(A, "1", 98.0).send(A, "1", 120.0).send(A, "1", 200.0).send(None, "", 200.0);
+        assert_eq!(run.records[0].mu, 200.0);
+        assert_eq!(run.records[0].mu_before_first_message, 98.0);
+    }
+
+    #[test]
+    fn the_display_of_a_finished_beam_is_nobodys_dose() {
+        let mut fresh = Run::new();
+        fresh.send(A, "1", 98.0).send(A, "1", 98.0).send(A, "1", 0.0).send(A, "1", 10.0).send(None, "", 0.0);
+        assert_eq!(fresh.records[0].mu, 10.0);
+        assert_eq!(fresh.records[0].mu_before_first_message, 0.0);
+        let mut known = Run::new();
+        known.send(None, "", 98.0).send(A, "1", 98.0).send(A, "1", 99.0).send(None, "", 0.0);
+        assert_eq!(known.records[0].mu, 1.0);
+    }
+
+    #[test]
+    fn gaps_and_repeats_are_recorded_and_not_fatal() {
+        let mut run = Run::new();
+        run.send(A, "1", 0.0).send(A, "1", 10.0);
+        run.counter = run.counter.wrapping_add(3);
+        run.send(A, "1", 20.0);
+        run.counter = run.counter.wrapping_sub(1);
+        run.send(A, "1", 21.0);
+        run.send(None, "", 21.0);
+        let record = &run.records[0];
+        assert_eq!((record.gaps, record.gap_list[0].missing, record.counter_repeats), (1, 3, 1));
+        assert_eq!((record.messages, record.mu, record.mu_uncertain), (4, 21.0, false));
+    }
+
+    #[test]
+    fn a_message_sent_twice_is_kept_once() {
+        let mut run = Run::new();
+        let bytes = Message::example().encode();
+        run.send_bytes(&bytes, DateTime::UNIX_EPOCH).send_bytes(&bytes, DateTime::UNIX_EPOCH);
+        assert_eq!(run.places, [Place::Opens, Place::Repeat]);
+        assert_eq!(run.sessions.open().unwrap().repeats, 1);
+    }
+
+    #[test]
+    fn counter_wrap_is_no_gap() {
+        let mut run = Run::new();
+        for n in 0..600 {
+            run.send(A, "1", f64::from(n));
+        }
+        assert_eq!(run.sessions.open().unwrap().gaps, 0);
+    }
+
+    #[test]
+    fn a_session_goes_on_over_a_lost_link_and_ends_after_silence() {
+        let mut run = Run::new();
+        run.send(A, "1", 0.0);
+        run.sessions.link_lost();
+        run.counter = run.counter.wrapping_add(40);
+        run.send(A, "1", 80.0);
+        let open = run.sessions.open().unwrap();
+        assert_eq!((open.link_losses, open.gap_list[0].link_lost, open.mu), (1, true, 80.0));
+        assert_eq!(run.sessions.tick(DateTime::UNIX_EPOCH + TimeDelta::minutes(10)), None);
+        let record = run.sessions.tick(DateTime::UNIX_EPOCH + TimeDelta::minutes(16)).unwrap();
+        assert_eq!(record.ended_by, EndReason::Silence);
+    }
+}
