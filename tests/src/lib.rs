@@ -1,1 +1,4 @@
 //! Simulators, and the tests that cross crates or need a peer.
+
+#[expect(clippy::unwrap_used, reason = "a peer that cannot be set up fails the test that needs it")]
+pub mod peers;
