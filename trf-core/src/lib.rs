@@ -7,12 +7,16 @@
 //! named constant and by the bytes that are there. Numbers in the file are little endian.
 
 pub mod columns;
+pub mod csv;
 pub mod delivery;
+mod digits;
 pub mod error;
 pub mod header;
 pub mod items;
 pub mod metersetmap;
+mod meterset;
 pub mod reader;
+pub mod summary;
 pub mod table;
 
 pub use columns::MetersetSource;
@@ -22,4 +26,5 @@ pub use header::{Header, Version};
 pub use items::ItemPart;
 pub use metersetmap::MetersetMap;
 pub use reader::{Column, Record, Warning};
+pub use summary::Summary;
 pub use table::Table;

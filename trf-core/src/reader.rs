@@ -307,7 +307,7 @@ impl Record {
         &self.rules
     }
 
-    fn timestamp_at(&self, row: usize) -> Option<i64> {
+    pub(crate) fn timestamp_at(&self, row: usize) -> Option<i64> {
         if !self.header.version.has_timestamps() {
             return None;
         }
