@@ -295,7 +295,7 @@ pub fn clean_name(item: ItemPart, name: &str) -> String {
         items::LINAC_STATE => "linac_state",
         items::DOSE_RATE => "dose_rate_mu_per_min",
         items::STEP_DOSE => "step_dose_mu",
-        items::DOSE_RAW => "dose_count_per_64_mu",
+        items::DOSE_RAW => "dose_counter_64th_mu",
         items::PRF_PAUSES => "prf_pauses",
         items::WEDGE => "wedge_position",
         items::GANTRY => "gantry_bipolar_deg",
@@ -303,14 +303,14 @@ pub fn clean_name(item: ItemPart, name: &str) -> String {
         items::MLC_STATUS => "mlc_status",
         _ => "",
     };
-    if !fixed.is_empty() && !name.contains('#') {
-        return fixed.to_owned();
+    let (name, number) = name.rsplit_once(" #").unwrap_or((name, ""));
+    if !fixed.is_empty() {
+        return [fixed, number].join(" ").trim_end().replace(' ', "_");
     }
     let (quantity, part) = name.split_once('/').unwrap_or((name, ""));
     let part = part.split(" (").next().unwrap_or("").replace("Scaled Actual", "").replace("Actual ", "");
-    let number = name.split_once('#').map_or("", |(_, number)| number);
-    let words = [quantity.split(" #").next().unwrap_or(""), &part, number, meaning.unit].join(" ");
-    words.to_lowercase().split_whitespace().collect::<Vec<_>>().join("_").replace('/', "_")
+    let words = [quantity, &part, meaning.unit, number].join(" ");
+    words.to_lowercase().split_whitespace().collect::<Vec<_>>().join("_")
 }
 
 /// The item list as numpy 1.26 prints an array of integers: lines of 75 characters, a short form past 1000 numbers.

@@ -171,7 +171,9 @@ impl Header {
 
     /// Total dose in MU over all beams that were run as this record; 0 in service mode, `None` if the file has no number.
     pub fn total_mu(&self) -> Option<f64> {
-        self.total_dose_tenth_mu.is_finite().then_some(self.total_dose_tenth_mu / 10.0)
+        // The decimal point is moved in the text: 1234.3 gives 123.43, where a division gives 123.42999999999999.
+        let tenths = self.total_dose_tenth_mu;
+        if tenths.is_finite() { format!("{tenths}e-1").parse().ok() } else { None }
     }
 
     /// The part of the field before its slash, if it has exactly one, such as `2-2`; else empty.

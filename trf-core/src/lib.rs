@@ -18,6 +18,7 @@ mod meterset;
 pub mod reader;
 pub mod summary;
 pub mod table;
+pub mod writer;
 
 pub use columns::MetersetSource;
 pub use delivery::Delivery;

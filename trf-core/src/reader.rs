@@ -22,9 +22,6 @@ pub const ROW_INTERVAL_MS: i64 = 40;
 /// Largest record taken from a reader: 15 hours of version 4, 31 hours of version 1.
 pub const MAX_RECORD_BYTES: u64 = 2 << 30;
 
-/// Clocks that differ by more than this are a warning: then one of the dates is wrong, say of another calendar.
-const MAX_CLOCK_DIFFERENCE_MS: i64 = 24 * 3600 * 1000;
-
 /// Something that is not as it should be in a record that can be read all the same.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -50,11 +47,6 @@ pub enum Warning {
         /// The item.
         item: ItemPart,
     },
-    /// The host that wrote the header and the controller that stamped the rows disagree by more than a day.
-    ClocksDisagree {
-        /// Controller's minus host's time at the end of the record, in seconds.
-        controller_minus_host_s: i64,
-    },
 }
 
 impl fmt::Display for Warning {
@@ -67,10 +59,6 @@ impl fmt::Display for Warning {
             Warning::NoTotalDose => write!(f, "the header's total dose is not a number"),
             Warning::NotUtf8 { section } => write!(f, "the {section} is not UTF-8 and was read as Latin-1"),
             Warning::DuplicateItem { item } => write!(f, "item {item} is listed more than once"),
-            Warning::ClocksDisagree { controller_minus_host_s } => write!(
-                f,
-                "the controller's clock and the header's differ by {controller_minus_host_s} s: one of the dates is wrong"
-            ),
         }
     }
 }
@@ -176,9 +164,7 @@ impl Record {
             warnings.push(Warning::CutRow { left_over_bytes, row_bytes });
         }
         let (names, rules) = columns(&header.items, &mut warnings);
-        let mut record = Record { bytes, header, names, rules, n_rows, warnings };
-        record.warn_of_clocks();
-        Ok(record)
+        Ok(Record { bytes, header, names, rules, n_rows, warnings })
     }
 
     /// The header.
@@ -312,14 +298,6 @@ impl Record {
             return None;
         }
         timestamp(self.row_chunks().nth(row)?)
-    }
-
-    fn warn_of_clocks(&mut self) {
-        let Some(last) = self.n_rows.checked_sub(1).and_then(|row| self.timestamp_at(row)) else { return };
-        let difference = last.saturating_sub(self.header.end_utc.timestamp_millis());
-        if difference.saturating_abs() > MAX_CLOCK_DIFFERENCE_MS {
-            self.warnings.push(Warning::ClocksDisagree { controller_minus_host_s: difference / 1000 });
-        }
     }
 }
 

@@ -9,6 +9,7 @@ use crate::reader::Record;
 /// All values of a record: `[n_columns, n_rows]`, each column contiguous, in the columns' units; codes stay numbers.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Table {
+    n_columns: usize,
     n_rows: usize,
     values: Vec<f64>,
 }
@@ -16,6 +17,9 @@ pub struct Table {
 impl Table {
     /// The values of the column at `index` of the file's order.
     pub fn column(&self, index: usize) -> Option<&[f64]> {
+        if index >= self.n_columns {
+            return None;
+        }
         let start = index.checked_mul(self.n_rows)?;
         self.values.get(start..start.checked_add(self.n_rows)?)
     }
@@ -42,7 +46,7 @@ impl Record {
             let groups = values.par_chunks_mut(group).zip(self.rules().par_chunks(COLUMNS_PER_GROUP));
             groups.enumerate().for_each(|(g, (values, rules))| self.decode_group(g, rules, values));
         }
-        Table { n_rows, values }
+        Table { n_columns: self.n_columns(), n_rows, values }
     }
 
     fn decode_group(&self, group: usize, rules: &[Rule], values: &mut [f64]) {
