@@ -105,7 +105,8 @@ struct RowWriter<'a> {
 impl<'a> RowWriter<'a> {
     fn new(record: &'a Record, dialect: Dialect) -> Self {
         let cells = record.columns().map(|column| cell(column.item(), column.rule(), dialect)).collect();
-        let meterset_mu = if dialect == Dialect::Clean { record.meterset_mu().ok() } else { None };
+        let meterset_mu =
+            if dialect == Dialect::Clean { record.meterset().ok().map(|m| m.meterset_mu) } else { None };
         RowWriter { record, dialect, cells, meterset_mu }
     }
 

@@ -18,15 +18,27 @@ const WRAP: i64 = 1 << 16;
 /// No beam delivers more between two rows (40 ms); the fastest real one delivers 1.6 MU.
 const MAX_MU_PER_ROW: f64 = 100.0;
 
+/// Smallest dose from which a fall to less than half is a new beam even if Step Dose does not say so; less is noise.
+const MIN_RESTART_MU: f64 = 1.0;
+
+/// The dose of a record, summed.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Meterset {
+    /// Cumulative meterset since the first row in MU, one per row, never decreasing.
+    pub meterset_mu: Vec<f64>,
+    /// Rows at which the counter restarted and dose followed: there begins each beam but the first.
+    pub beam_starts: Vec<usize>,
+}
+
 impl Record {
-    /// Cumulative meterset in MU since the first row, from the raw counter (1/64 MU); never decreasing.
+    /// Cumulative meterset in MU since the first row, from the raw counter (1/64 MU).
     ///
     /// A counter that wraps goes on; one that restarts, as each beam of a sequence does, adds what it shows then. Step
     /// Dose tells the two apart where the raw counter alone cannot, and stands in where a record has no raw counter.
     ///
     /// # Errors
     /// [`Error::Unsupported`](crate::Error::Unsupported) if the record has neither counter.
-    pub fn meterset_mu(&self) -> Result<Vec<f64>> {
+    pub fn meterset(&self) -> Result<Meterset> {
         let wraps = self.header().version != Version::V4;
         let step = self.column_of(STEP_DOSE).map(|column| column.raw());
         let (counts, per_mu, step) = match self.column_of(DOSE_RAW) {
@@ -35,11 +47,12 @@ impl Record {
         };
         let mut sum = Counter::new(wraps, per_mu);
         let restarts = restarts(step.as_deref(), wraps);
-        Ok(counts
-            .iter()
-            .enumerate()
-            .map(|(row, &count)| sum.add(i64::from(count), restarts(row)) as f64 / per_mu)
-            .collect())
+        let meterset_mu = counts.iter().enumerate();
+        let meterset_mu = meterset_mu.map(|(row, &count)| {
+            sum.add(row, i64::from(count), restarts(row));
+            sum.total as f64 / per_mu
+        });
+        Ok(Meterset { meterset_mu: meterset_mu.collect(), beam_starts: sum.beam_starts })
     }
 }
 
@@ -66,28 +79,36 @@ struct Counter {
     per_mu: f64,
     last: Option<i64>,
     total: i64,
+    restarted_at: Option<usize>,
+    beam_starts: Vec<usize>,
 }
 
 impl Counter {
     fn new(wraps: bool, per_mu: f64) -> Self {
-        Counter { wraps, per_mu, last: None, total: 0 }
+        Counter { wraps, per_mu, last: None, total: 0, restarted_at: None, beam_starts: Vec::new() }
     }
 
-    fn add(&mut self, count: i64, restarted: bool) -> i64 {
+    fn add(&mut self, row: usize, count: i64, step_restarted: bool) {
         let now = if self.wraps { count.rem_euclid(WRAP) } else { count.max(0) };
-        let Some(before) = self.last.replace(now) else { return 0 };
-        self.total += if now >= before && !restarted {
+        let Some(before) = self.last.replace(now) else { return };
+        let halved = before as f64 >= MIN_RESTART_MU * self.per_mu && 2 * now <= before;
+        let increase = if now >= before {
             now - before
-        } else if self.wraps && !restarted && is_wrap(before, now, self.per_mu) {
+        } else if self.wraps && !step_restarted && is_wrap(before, now, self.per_mu) {
             now - before + WRAP
-        } else if 2 * now <= before || restarted && now <= before {
+        } else if step_restarted || halved {
+            // What a restarted counter shows was delivered since.
+            self.restarted_at = Some(row);
             now
         } else {
             // A counter that steps back a little is noise: what it showed before stays counted, and only once.
             self.last = Some(before);
             0
         };
-        self.total
+        self.total += increase;
+        if increase > 0 {
+            self.beam_starts.extend(self.restarted_at.take());
+        }
     }
 }
 
@@ -97,7 +118,8 @@ mod tests {
 
     fn sum(counts: &[i64]) -> i64 {
         let mut counter = Counter::new(true, COUNTS_PER_MU);
-        counts.iter().map(|&count| counter.add(count, false)).last().unwrap_or_default()
+        counts.iter().enumerate().for_each(|(row, &count)| counter.add(row, count, false));
+        counter.total
     }
 
     #[test]
@@ -116,11 +138,19 @@ mod tests {
     }
 
     #[test]
+    fn a_reset_after_the_last_dose_is_no_beam() {
+        let mut counter = Counter::new(true, COUNTS_PER_MU);
+        [0, 6400, 0, 640, 0].iter().enumerate().for_each(|(row, &count)| counter.add(row, count, false));
+        assert_eq!((counter.total, counter.beam_starts), (7040, vec![2]));
+    }
+
+    #[test]
     fn step_dose_tells_a_restart_from_a_wrap() {
         let mut counter = Counter::new(true, COUNTS_PER_MU);
-        counter.add(0, false);
-        counter.add(65_000, false);
-        assert_eq!(counter.add(10, true), 65_010);
+        counter.add(0, 0, false);
+        counter.add(1, 65_000, false);
+        counter.add(2, 10, true);
+        assert_eq!((counter.total, counter.beam_starts), (65_010, vec![2]));
         assert!(restarts(Some(&[10_156, 1]), true)(1));
         assert!(!restarts(Some(&[32_767, -32_768]), true)(1));
     }

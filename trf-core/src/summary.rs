@@ -94,7 +94,7 @@ impl Record {
             controller_end_utc: controller(self.controller_end_utc()),
             controller_minus_host_s: self.controller_minus_host_s(),
             header_total_mu: header.total_mu(),
-            delivered_mu: self.meterset_mu().ok().and_then(|mu| mu.last().copied()),
+            delivered_mu: self.meterset().ok().and_then(|m| m.meterset_mu.last().copied()),
             radiation_on_s: states.as_ref().map(|s| rows_to_s(s.iter().filter(on).count())),
             radiation_on_count: states
                 .as_ref()

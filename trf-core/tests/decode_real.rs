@@ -120,7 +120,7 @@ fn the_raw_counter_gives_the_dose_of_the_header() {
         [("v1_electron_scalp_couch", 227.4), ("v1_vmat_1arc", 773.9), ("v1_imrt_3field_pair", 475.6)]
     {
         let record = Record::open(data.join(format!("trf/{name}.trf"))).unwrap();
-        let delivered = record.meterset_mu().unwrap();
+        let delivered = record.meterset().unwrap().meterset_mu;
         let total = *delivered.last().unwrap();
         assert!((total - mu).abs() < 0.2, "{name}: {total} MU counted, {mu} MU in the header");
         assert!(delivered.windows(2).all(|pair| pair[0] <= pair[1]), "{name}");

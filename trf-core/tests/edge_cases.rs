@@ -147,7 +147,7 @@ fn dose_is_whole_across_wraps_and_restarts() {
     let Some(data) = trf_data() else { return };
     let cases = json_members(&data.join("edge/cases.json"));
     for (name, key) in [("v1_dose_wrap", "true_delta_mu"), ("v1_step_reset_nonzero", "true_total")] {
-        let delivered = edge(name).unwrap().meterset_mu().unwrap();
+        let delivered = edge(name).unwrap().meterset().unwrap().meterset_mu;
         let expected = cases[name][key].as_f64().unwrap();
         let total = *delivered.last().unwrap();
         assert!((total - expected).abs() < 0.11, "{name}: {total} MU for {expected}");
@@ -159,7 +159,7 @@ fn a_last_row_without_control_point_or_dose_adds_nothing() {
     let (Some(record), Some(plain)) = (edge("v1_final_row_sentinel"), edge("v1_plain")) else { return };
     let control_points = record.column_of(items::CONTROL_POINT).unwrap().raw();
     assert_eq!(control_points.last(), Some(&-32767));
-    let (with, without) = (record.meterset_mu().unwrap(), plain.meterset_mu().unwrap());
+    let (with, without) = (record.meterset().unwrap().meterset_mu, plain.meterset().unwrap().meterset_mu);
     assert_eq!(with[with.len() - 2..], [without[without.len() - 2]; 2]);
 }
 
@@ -175,7 +175,7 @@ fn a_record_without_leaves_says_so_when_they_are_needed() {
 fn an_empty_record_gives_empty_columns() {
     for name in ["v1_zero_rows", "v3_zero_rows"] {
         let Some(record) = edge(name) else { return };
-        assert_eq!(record.meterset_mu().unwrap(), Vec::<f64>::new());
+        assert_eq!(record.meterset().unwrap().meterset_mu, Vec::<f64>::new());
         assert_eq!(record.table().column(349), Some([].as_slice()));
         assert_eq!(record.table().column(350), None);
         assert_eq!(record.time_s(), Vec::<f64>::new());

@@ -113,8 +113,8 @@ fn exercise(record: &Record) {
     for dialect in [Dialect::PyMedPhys, Dialect::Elekta, Dialect::Clean] {
         write_table(record, dialect, &mut Vec::new()).unwrap();
     }
-    if let Ok(delivered) = record.meterset_mu() {
-        assert!(delivered.windows(2).all(|pair| pair[0] <= pair[1]));
+    if let Ok(delivered) = record.meterset() {
+        assert!(delivered.meterset_mu.windows(2).all(|pair| pair[0] <= pair[1]));
     }
     assert_eq!(record.time_s().len(), record.n_rows());
     assert_eq!(record.summary().rows, record.n_rows());
