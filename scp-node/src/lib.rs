@@ -5,6 +5,8 @@
 
 #[cfg(feature = "server")]
 pub mod cli;
+#[cfg(feature = "server")]
+pub mod demo;
 pub mod dimse;
 pub mod error;
 pub mod images;
