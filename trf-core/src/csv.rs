@@ -236,9 +236,9 @@ fn push_cell(out: &mut Vec<u8>, cell: Cell, raw: i32) {
         Cell::NegatedTenths => push_tenths(out, -x),
         Cell::ShortTenths => push_short_tenths(out, x),
         Cell::NegatedShortTenths => push_short_tenths(out, -x),
-        Cell::Unsigned16 if x < 0 => push_integer(out, x + 65536),
+        Cell::Unsigned16 => push_integer(out, items::unsigned16(raw).into()),
         Cell::ControlPoint if raw == NO_CONTROL_POINT => {}
-        Cell::Integer | Cell::Unsigned16 | Cell::ControlPoint => push_integer(out, x),
+        Cell::Integer | Cell::ControlPoint => push_integer(out, x),
         Cell::Word(rule) => match rule.label(raw) {
             Some(word) => out.extend_from_slice(word.as_bytes()),
             None => push_integer(out, x),

@@ -120,14 +120,13 @@ impl Rule {
             Rule::Tenths => x / 10.0,
             // 0 − x and not −x: a leaf at the axis is at 0, not at −0.
             Rule::NegatedTenths => (0.0 - x) / 10.0,
-            Rule::Unsigned16 => {
-                if raw < 0 {
-                    x + 65536.0
-                } else {
-                    x
-                }
-            }
+            Rule::Unsigned16 => f64::from(unsigned16(raw)),
         }
+    }
+
+    /// The word for the code `raw`, or the code where it is not known.
+    pub fn text(self, raw: i32) -> Cow<'static, str> {
+        self.label(raw).map_or_else(|| Cow::Owned(raw.to_string()), Cow::Borrowed)
     }
 
     /// The word for `raw`, if this rule is a code table and the code is known.
@@ -138,6 +137,14 @@ impl Rule {
             _ => None,
         }
     }
+}
+
+/// A counter of 16 bits without sign, stored with one.
+///
+/// PyMedPhys does the same to the 32-bit values of version 4, where a negative one has never been seen.
+#[inline]
+pub(crate) fn unsigned16(raw: i32) -> i32 {
+    if raw < 0 { raw.saturating_add(1 << 16) } else { raw }
 }
 
 /// How we know what an item means.

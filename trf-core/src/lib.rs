@@ -1,7 +1,8 @@
 //! Elekta TRF records: decoding, Delivery, MetersetMap, RT Plan.
 //!
 //! The rooms: [`reader`] and [`header`] turn bytes into a [`Record`], [`items`] knows what an item means, [`table`]
-//! decodes all columns at once.
+//! decodes all columns at once,
+//! [`csv`] and `parquet` (a feature) write them down, [`summary`] says what a person asks first, [`writer`] makes records.
 //!
 //! Input: a `.trf` file as the linac's control system wrote it. Nothing in it is trusted: every length is bounded by a
 //! named constant and by the bytes that are there. Numbers in the file are little endian.
@@ -15,6 +16,8 @@ pub mod header;
 pub mod items;
 pub mod meterset;
 pub mod metersetmap;
+#[cfg(feature = "parquet")]
+pub mod parquet;
 pub mod reader;
 pub mod summary;
 pub mod table;

@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
+use std::ops::Range;
 use std::path::Path;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -401,6 +402,16 @@ impl<'a> Column<'a> {
         }
     }
 
+    /// The integers of some rows, as stored.
+    pub(crate) fn raw_in(&self, rows: Range<usize>) -> Vec<i32> {
+        self.map_in(rows, |raw| raw)
+    }
+
+    /// The values of some rows.
+    pub(crate) fn values_in(&self, rows: Range<usize>) -> Vec<f64> {
+        self.map_in(rows, |raw| self.rule.apply(raw))
+    }
+
     /// The value of `row`.
     pub fn value(&self, row: usize) -> Option<f64> {
         self.value_in(self.record.row_chunks().nth(row)?)
@@ -427,7 +438,14 @@ impl<'a> Column<'a> {
     }
 
     fn map<T>(&self, f: impl Fn(i32) -> T) -> Vec<T> {
+        self.map_in(0..self.len(), f)
+    }
+
+    fn map_in<T>(&self, rows: Range<usize>, f: impl Fn(i32) -> T) -> Vec<T> {
+        let mut values = Vec::with_capacity(rows.len().min(self.len()));
+        let rows = self.record.row_chunks().skip(rows.start).take(rows.len());
         // A complete row has all its values, so no row is dropped here.
-        self.record.row_chunks().filter_map(|row| self.raw_of(row)).map(f).collect()
+        values.extend(rows.filter_map(|row| self.raw_of(row)).map(f));
+        values
     }
 }

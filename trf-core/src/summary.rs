@@ -99,7 +99,10 @@ impl Record {
             radiation_on_count: states
                 .as_ref()
                 .map(|s| s.chunk_by(|a, b| a == b).filter_map(|c| c.first()).filter(on).count()),
-            last_state: states.as_ref().and_then(|s| s.last()).map(|code| state_text(*code)),
+            last_state: states
+                .as_ref()
+                .and_then(|s| s.last())
+                .map(|code| items::Rule::LinacState.text(*code).into_owned()),
             energy_codes: self.column_of(items::ENERGY).map(|column| in_order_of_appearance(&column.raw())),
             gantry_bipolar_deg: self.column_of(items::GANTRY).and_then(|column| extremes(&column.values())),
             unknown_items: header.items.iter().filter(|i| is_unknown(**i)).map(ItemPart::to_string).collect(),
@@ -114,10 +117,6 @@ fn is_unknown(item: ItemPart) -> bool {
 
 fn rows_to_s(rows: usize) -> f64 {
     rows as f64 * ROW_INTERVAL_MS as f64 / 1000.0
-}
-
-fn state_text(code: i32) -> String {
-    items::linac_state(code).map_or_else(|| code.to_string(), str::to_owned)
 }
 
 fn iso<Z: TimeZone>(time: &DateTime<Z>, precision: SecondsFormat) -> String
