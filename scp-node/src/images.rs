@@ -1,1 +1,3 @@
-//! images.
+//! Where objects lie, what is known about them, and how they get there.
+
+pub mod layout;
