@@ -1,5 +1,20 @@
 //! Where objects lie, what is known about them, and how they get there.
+//!
+//! `layout` (values to paths), `walk` and `head` (bytes to values) know no files; `catalog` is what readers use; `store`
+//! is the writing side, `filing` its one way to give an object a place, `reindex` the way back from files to rows.
 
+pub mod catalog;
+pub mod filing;
 pub mod head;
 pub mod layout;
+pub mod reindex;
+pub mod store;
 pub mod walk;
+
+pub use catalog::{Catalog, Instance, PlanRecord, Session, SessionFilter};
+pub use filing::Filed;
+pub use head::Beam;
+pub use store::{Announced, Arrived, Refusal, Store};
+
+#[cfg(test)]
+mod tests;

@@ -67,7 +67,8 @@ impl fmt::Debug for AeTitle {
 /// A UID that is fit to become part of a file name: digits and dots, no empty component, at most 64 characters.
 ///
 /// Leading zeros of a component, which PS3.5 §9.1 forbids, are let through: real systems write them and they do no harm.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Uid(String);
 
 impl Uid {
@@ -86,6 +87,19 @@ impl Uid {
     }
 }
 
+impl TryFrom<String> for Uid {
+    type Error = &'static str;
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        Self::new(&text).ok_or("a UID has digits and dots only, at most 64")
+    }
+}
+
+impl From<Uid> for String {
+    fn from(uid: Uid) -> Self {
+        uid.0
+    }
+}
+
 impl fmt::Display for Uid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -98,6 +112,35 @@ impl fmt::Debug for Uid {
     }
 }
 
+/// Whether the text fits a pattern in which `*` stands for any characters and `?` for one; letters as they are.
+pub fn fits(pattern: &str, text: &str) -> bool {
+    let (pattern, text): (Vec<char>, Vec<char>) = (pattern.chars().collect(), text.chars().collect());
+    let (mut p, mut t) = (0, 0);
+    // Where to go on when the last `*` must swallow one more character: linear memory, no recursion.
+    let mut star = None;
+    while t < text.len() {
+        match pattern.get(p) {
+            Some('*') => {
+                star = Some((p, t));
+                p += 1;
+            }
+            Some(c) if *c == '?' || Some(c) == text.get(t) => {
+                p += 1;
+                t += 1;
+            }
+            _ => match star {
+                Some((at, swallowed)) => {
+                    p = at + 1;
+                    t = swallowed + 1;
+                    star = Some((at, t));
+                }
+                None => return false,
+            },
+        }
+    }
+    pattern.iter().skip(p).all(|c| *c == '*')
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -107,6 +150,18 @@ mod tests {
         assert_eq!(AeTitle::new(" ARIA  ").unwrap().as_str(), "ARIA");
         for bad in ["", "   ", "SEVENTEEN_LETTERS", "A\\B", "Ä", "A\nB"] {
             assert!(AeTitle::new(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn patterns_fit_as_in_a_shell() {
+        for (pattern, text) in
+            [("*", ""), ("QA*", "QA_1"), ("*_WL", "QA_TB_WL"), ("Q?_*", "QA_X"), ("a*b*c", "a1b2b3c")]
+        {
+            assert!(fits(pattern, text), "{pattern} {text}");
+        }
+        for (pattern, text) in [("", "x"), ("QA*", "qa_1"), ("?", ""), ("*_WL", "WL"), ("a*b*c", "a1b2")] {
+            assert!(!fits(pattern, text), "{pattern} {text}");
         }
     }
 

@@ -80,6 +80,27 @@ pub fn part(value: &str) -> String {
     text
 }
 
+/// The value that [`part`] made this component of; `None` when it was cut, or is none of ours.
+pub fn unpart(component: &str) -> Option<String> {
+    if component.starts_with('_') || component.contains("~~") {
+        return None;
+    }
+    let text = component.split('~').next()?;
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        match byte {
+            b'%' if text.len() == 1 => {}
+            b'%' => {
+                let digits = [rest.next()?, rest.next()?];
+                bytes.push(u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok()?);
+            }
+            byte => bytes.push(byte),
+        }
+    }
+    String::from_utf8(bytes).ok()
+}
+
 /// Which letters are lower-case, as hexadecimal digits of four letters each; `None` when none is.
 ///
 /// The hexadecimal digits of an escape are upper-case and no letters of the value, so they are passed over.
@@ -279,6 +300,13 @@ mod tests {
         fn different_values_differ_even_in_lower_case(a in "[.a-bA-B_%~]{0,6}|\\PC{0,5}", b in "[.a-bA-B_%~]{0,6}|\\PC{0,5}") {
             prop_assume!(a != b);
             prop_assert_ne!(part(&a).to_lowercase(), part(&b).to_lowercase());
+        }
+
+        #[test]
+        fn a_component_that_was_not_cut_tells_its_value(value in "[.a-bA-B_%~ /]{0,12}|\\PC{0,12}") {
+            let component = part(&value);
+            prop_assume!(!component.contains("~~"));
+            prop_assert_eq!(unpart(&component), Some(value));
         }
 
         #[test]

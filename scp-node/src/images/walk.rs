@@ -317,10 +317,10 @@ impl Elements {
     }
 
     fn value(&mut self, path: Option<Path>, length: u32) -> Result<()> {
-        if let Some(end) = self.frames.iter().rev().find_map(|f| f.end) {
-            if self.offset + u64::from(length) > end {
-                return Err(self.malformed("a value inside its item", "one that is longer"));
-            }
+        if let Some(end) = self.frames.iter().rev().find_map(|f| f.end)
+            && self.offset + u64::from(length) > end
+        {
+            return Err(self.malformed("a value inside its item", "one that is longer"));
         }
         if length == 0 {
             return self.element_done();
@@ -338,12 +338,10 @@ impl Elements {
             });
         }
         let end = (header.length != UNDEFINED).then(|| self.offset + u64::from(header.length));
-        if let (Some(end), Some(outer)) = (end, self.frames.iter().rev().find_map(|f| f.end)) {
-            if end > outer {
-                return Err(
-                    self.malformed("a sequence or item inside the one around it", "one that is longer")
-                );
-            }
+        if let (Some(end), Some(outer)) = (end, self.frames.iter().rev().find_map(|f| f.end))
+            && end > outer
+        {
+            return Err(self.malformed("a sequence or item inside the one around it", "one that is longer"));
         }
         self.frames.push(Frame { kind, end, tag: header.tag, items: 0, explicit_vr });
         self.element_done()

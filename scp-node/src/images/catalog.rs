@@ -1,0 +1,534 @@
+//! What is known about the objects on disk: SQLite in WAL mode, read by any process at any time.
+//!
+//! Everything in it can be rebuilt from the files ([`super::reindex`]). Writers of several processes take turns at
+//! SQLite's write lock, which is held across the renames that belong to a row, so that rows and files move together.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use chrono::{NaiveDate, NaiveDateTime};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
+
+use super::head::Beam;
+use super::layout;
+use crate::error::{Error, Result};
+use crate::names::Uid;
+
+/// How long a writer waits for another process's transaction.
+const BUSY: Duration = Duration::from_secs(20);
+/// How times are written: sortable as text, microseconds kept.
+pub(super) const TIME_FORMAT: &str = "%Y-%m-%dT%H:%M:%S%.6f";
+
+/// Numbered migrations; one is added at the end, none is ever changed. `user_version` counts the ones applied.
+const MIGRATIONS: &[&str] = &["
+CREATE TABLE plans (
+    plan_uid   TEXT PRIMARY KEY,
+    patient_id TEXT NOT NULL,
+    label      TEXT NOT NULL,
+    dated      TEXT
+) WITHOUT ROWID;
+CREATE INDEX plans_by_label ON plans (patient_id, label);
+CREATE TABLE sessions (
+    id         INTEGER PRIMARY KEY,
+    kind       TEXT NOT NULL,
+    patient_id TEXT NOT NULL,
+    plan_uid   TEXT NOT NULL DEFAULT '',
+    plan_label TEXT,
+    series_uid TEXT NOT NULL,
+    date       TEXT NOT NULL DEFAULT '',
+    acquired   TEXT,
+    directory  TEXT NOT NULL
+);
+CREATE UNIQUE INDEX sessions_by_key ON sessions (patient_id, plan_uid, series_uid, date, kind);
+CREATE INDEX sessions_by_label ON sessions (patient_id, plan_label, acquired);
+CREATE INDEX sessions_by_plan ON sessions (plan_uid, acquired);
+CREATE INDEX sessions_by_time ON sessions (acquired);
+CREATE INDEX sessions_by_directory ON sessions (directory);
+CREATE TABLE instances (
+    sop_instance_uid    TEXT PRIMARY KEY,
+    session_id          INTEGER NOT NULL REFERENCES sessions (id),
+    file_name           TEXT NOT NULL,
+    bytes               INTEGER NOT NULL,
+    sop_class_uid       TEXT NOT NULL,
+    transfer_syntax_uid TEXT NOT NULL,
+    study_uid           TEXT,
+    instance_number     INTEGER,
+    modality            TEXT,
+    image_type          TEXT,
+    acquired            TEXT,
+    beam                TEXT,
+    gantry_iec_deg      REAL,
+    collimator_iec_deg  REAL,
+    couch_iec_deg       REAL,
+    sid_mm              REAL,
+    row_spacing_mm      REAL,
+    column_spacing_mm   REAL,
+    rows                INTEGER,
+    columns             INTEGER,
+    machine             TEXT
+) WITHOUT ROWID;
+CREATE INDEX instances_by_session ON instances (session_id);
+CREATE TABLE kept (
+    path             TEXT PRIMARY KEY,
+    sop_instance_uid TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+"];
+
+/// One connection to the catalog of one root.
+#[derive(Debug)]
+pub struct Catalog {
+    pub(super) connection: Connection,
+    root: PathBuf,
+    path: PathBuf,
+}
+
+/// A plan whose label is known.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct PlanRecord {
+    /// SOP Instance UID of the plan.
+    pub plan_uid: Uid,
+    /// (0010,0020)
+    pub patient_id: String,
+    /// (300A,0002)
+    pub label: String,
+    /// (300A,0006) and (300A,0007).
+    pub dated: Option<NaiveDateTime>,
+}
+
+/// Images of one plan, one series and one acquisition date.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct Session {
+    /// Row id; changes with a reindex.
+    #[serde(skip)]
+    pub id: i64,
+    /// (0010,0020)
+    pub patient_id: String,
+    /// SOP Instance UID of the plan that the images name.
+    pub plan_uid: Option<String>,
+    /// The plan's label when the session was filed; `None` while it is unknown.
+    pub plan_label: Option<String>,
+    /// (0020,000E)
+    pub series_uid: String,
+    /// Acquisition date.
+    pub date: Option<NaiveDate>,
+    /// Acquisition of the first image.
+    pub acquired: Option<NaiveDateTime>,
+    /// Absolute path.
+    pub directory: PathBuf,
+    /// Images in the session.
+    pub images: u64,
+}
+
+/// One object of a session.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct Instance {
+    /// (0008,0018)
+    pub sop_instance_uid: String,
+    /// Absolute path.
+    pub path: PathBuf,
+    /// Size of the file.
+    pub bytes: u64,
+    /// (0008,0016)
+    pub sop_class_uid: String,
+    /// (0002,0010)
+    pub transfer_syntax_uid: String,
+    /// (0020,000D)
+    pub study_uid: Option<String>,
+    /// (0020,0013)
+    pub instance_number: Option<i64>,
+    /// (0008,0008)
+    pub image_type: Option<String>,
+    /// Acquisition date and time.
+    pub acquired: Option<NaiveDateTime>,
+    /// MV or kV.
+    pub beam: Option<Beam>,
+    /// (300A,011E), IEC 61217, degrees.
+    pub gantry_iec_deg: Option<f64>,
+    /// (300A,0120), IEC 61217, degrees.
+    pub collimator_iec_deg: Option<f64>,
+    /// (300A,0122), IEC 61217, degrees.
+    pub couch_iec_deg: Option<f64>,
+    /// (3002,0026), mm.
+    pub sid_mm: Option<f64>,
+    /// (3002,0011), mm: between rows, between columns.
+    pub pixel_spacing_mm: Option<[f64; 2]>,
+    /// (0028,0010)
+    pub rows: Option<u16>,
+    /// (0028,0011)
+    pub columns: Option<u16>,
+    /// (3002,0020)
+    pub machine: Option<String>,
+}
+
+/// Which sessions are meant; `None` leaves a field open.
+#[derive(Debug, Clone, Default)]
+pub struct SessionFilter {
+    /// Exact patient ID.
+    pub patient_id: Option<String>,
+    /// Exact label at the time of filing.
+    pub plan_label: Option<String>,
+    /// Plan's SOP Instance UID.
+    pub plan_uid: Option<String>,
+    /// Series.
+    pub series_uid: Option<String>,
+    /// Acquisition date.
+    pub date: Option<NaiveDate>,
+    /// Only sessions acquired before this.
+    pub before: Option<NaiveDateTime>,
+    /// Only sessions with an image of this kind.
+    pub beam: Option<Beam>,
+    /// Only sessions with an image whose Image Type holds this value.
+    pub image_type: Option<String>,
+    /// At most so many, newest first; 0 is all.
+    pub limit: u64,
+}
+
+impl Catalog {
+    /// Opens for reading and writing; makes and migrates the database.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the directory cannot be made; [`Error::Catalog`] when the file is damaged, held, or newer.
+    pub fn open(root: &Path) -> Result<Self> {
+        let path = Self::file(root);
+        let directory = root.join(layout::CATALOG);
+        std::fs::create_dir_all(&directory).map_err(Error::io(&directory))?;
+        let connection = Connection::open(&path).map_err(catalog_error(&path))?;
+        let mut catalog = Self { connection, root: root.into(), path };
+        catalog.prepare().map_err(catalog_error(&catalog.path.clone()))?;
+        Ok(catalog)
+    }
+
+    /// Opens for reading only, also when this account may not write there.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when nothing was ever filed there; [`Error::Catalog`].
+    pub fn open_readonly(root: &Path) -> Result<Self> {
+        let path = Self::file(root);
+        if !path.exists() {
+            return Err(Error::NotFound {
+                what: format!("no catalog in {}", root.display()),
+                hint: "check images.root in the settings; the first image that is filed makes the catalog"
+                    .into(),
+            });
+        }
+        let flags =
+            OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let opened = Connection::open_with_flags(&path, flags).and_then(|c| {
+            c.busy_timeout(BUSY)?;
+            c.query_row("SELECT count(*) FROM sqlite_master", [], |_| Ok(()))?;
+            Ok(c)
+        });
+        let connection = match opened {
+            Ok(connection) => connection,
+            // Without a writer there may be no WAL index, and an account without write permission cannot make one.
+            Err(_) if !path.with_extension("sqlite-wal").exists() => {
+                let uri = format!("file:{}?immutable=1", escape_uri(&path));
+                Connection::open_with_flags(uri, flags).map_err(catalog_error(&path))?
+            }
+            Err(error) => return Err(catalog_error(&path)(error)),
+        };
+        Ok(Self { connection, root: root.into(), path })
+    }
+
+    /// The database's file.
+    pub fn file(root: &Path) -> PathBuf {
+        root.join(layout::CATALOG).join("catalog.sqlite")
+    }
+
+    /// The root that paths are relative to.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    fn prepare(&mut self) -> rusqlite::Result<()> {
+        let c = &mut self.connection;
+        c.busy_timeout(BUSY)?;
+        c.pragma_update(None, "journal_mode", "WAL")?;
+        // A power cut may undo the last commits, never damage the file; the files are durable by themselves, and what
+        // the catalog forgot of them is read again at the next start.
+        c.pragma_update(None, "synchronous", "NORMAL")?;
+        c.set_prepared_statement_cache_capacity(64);
+        let transaction = c.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+        let version: usize =
+            transaction.pragma_query_value(None, "user_version", |r| r.get::<_, i64>(0))? as usize;
+        if version > MIGRATIONS.len() {
+            return Err(rusqlite::Error::SqliteFailure(
+                rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_SCHEMA),
+                Some(format!("made by a newer version of this program (schema {version})")),
+            ));
+        }
+        for migration in MIGRATIONS.iter().skip(version) {
+            transaction.execute_batch(migration)?;
+        }
+        transaction.pragma_update(None, "user_version", MIGRATIONS.len() as i64)?;
+        transaction.commit()
+    }
+
+    /// Turns an SQLite error into ours, with the path.
+    pub(crate) fn error(&self, error: rusqlite::Error) -> Error {
+        catalog_error(&self.path)(error)
+    }
+
+    /// Which of these instances are in the catalog.
+    ///
+    /// # Errors
+    /// [`Error::Catalog`]
+    pub fn present<'a>(&self, instances: impl IntoIterator<Item = &'a Uid>) -> Result<HashSet<Uid>> {
+        let find = || -> rusqlite::Result<HashSet<Uid>> {
+            let mut statement =
+                self.connection.prepare_cached("SELECT 1 FROM instances WHERE sop_instance_uid = ?1")?;
+            let mut present = HashSet::new();
+            for uid in instances {
+                if statement.exists([uid.as_str()])? {
+                    present.insert(uid.clone());
+                }
+            }
+            Ok(present)
+        };
+        find().map_err(|e| self.error(e))
+    }
+
+    /// The newest session that passes the filter.
+    ///
+    /// # Errors
+    /// [`Error::Catalog`]
+    pub fn newest_session(&self, filter: &SessionFilter) -> Result<Option<Session>> {
+        Ok(self.sessions(&SessionFilter { limit: 1, ..filter.clone() })?.pop())
+    }
+
+    /// The sessions of images that pass the filter, newest first.
+    ///
+    /// # Errors
+    /// [`Error::Catalog`]
+    pub fn sessions(&self, filter: &SessionFilter) -> Result<Vec<Session>> {
+        let mut sql = String::from(
+            "SELECT id, patient_id, plan_uid, plan_label, series_uid, date, acquired, directory,
+                    (SELECT count(*) FROM instances i WHERE i.session_id = s.id)
+             FROM sessions s WHERE kind = 'images'",
+        );
+        let mut values: Vec<rusqlite::types::Value> = Vec::new();
+        let mut add = |clause: &str, value: Option<String>| {
+            if let Some(value) = value {
+                values.push(value.into());
+                sql.push_str(&clause.replace('?', &format!("?{}", values.len())));
+            }
+        };
+        add(" AND patient_id = ?", filter.patient_id.clone());
+        add(" AND plan_label = ?", filter.plan_label.clone());
+        add(" AND plan_uid = ?", filter.plan_uid.clone());
+        add(" AND series_uid = ?", filter.series_uid.clone());
+        add(" AND date = ?", filter.date.map(|d| d.to_string()));
+        add(" AND acquired < ?", filter.before.map(|b| b.format(TIME_FORMAT).to_string()));
+        add(
+            " AND EXISTS (SELECT 1 FROM instances i WHERE i.session_id = s.id AND i.beam = ?)",
+            filter.beam.map(|b| beam_text(b).to_owned()),
+        );
+        add(
+            " AND EXISTS (SELECT 1 FROM instances i WHERE i.session_id = s.id AND instr('\\' || i.image_type || '\\', ?) > 0)",
+            filter.image_type.as_ref().map(|t| format!("\\{}\\", t.trim_matches('\\'))),
+        );
+        sql.push_str(" ORDER BY acquired DESC, id DESC");
+        if filter.limit > 0 {
+            sql.push_str(&format!(" LIMIT {}", filter.limit));
+        }
+        let find = || -> rusqlite::Result<Vec<Session>> {
+            let mut statement = self.connection.prepare_cached(&sql)?;
+            let rows = statement.query_map(rusqlite::params_from_iter(&values), |row| self.session(row))?;
+            rows.collect()
+        };
+        find().map_err(|e| self.error(e))
+    }
+
+    fn session(&self, row: &Row<'_>) -> rusqlite::Result<Session> {
+        let directory: String = row.get(7)?;
+        let date: String = row.get(5)?;
+        Ok(Session {
+            id: row.get(0)?,
+            patient_id: row.get(1)?,
+            plan_uid: Some(row.get::<_, String>(2)?).filter(|u| !u.is_empty()),
+            plan_label: row.get(3)?,
+            series_uid: row.get(4)?,
+            date: date.parse().ok(),
+            acquired: time(row.get(6)?),
+            directory: self.root.join(directory),
+            images: row.get::<_, i64>(8)?.max(0) as u64,
+        })
+    }
+
+    /// The objects of one session, in order of acquisition, instance number and UID.
+    ///
+    /// # Errors
+    /// [`Error::Catalog`]
+    pub fn instances(&self, session: &Session) -> Result<Vec<Instance>> {
+        let find = || -> rusqlite::Result<Vec<Instance>> {
+            let mut statement = self.connection.prepare_cached(
+                "SELECT sop_instance_uid, file_name, bytes, sop_class_uid, transfer_syntax_uid, study_uid,
+                        instance_number, image_type, acquired, beam, gantry_iec_deg, collimator_iec_deg,
+                        couch_iec_deg, sid_mm, row_spacing_mm, column_spacing_mm, rows, columns, machine
+                 FROM instances WHERE session_id = ?1 ORDER BY acquired, instance_number, sop_instance_uid",
+            )?;
+            let rows = statement.query_map([session.id], |row| instance(row, &session.directory))?;
+            rows.collect()
+        };
+        find().map_err(|e| self.error(e))
+    }
+
+    /// What is known of this plan.
+    ///
+    /// # Errors
+    /// [`Error::Catalog`]
+    pub fn plan(&self, plan_uid: &Uid) -> Result<Option<PlanRecord>> {
+        let find = self
+            .connection
+            .prepare_cached("SELECT plan_uid, patient_id, label, dated FROM plans WHERE plan_uid = ?1")
+            .and_then(|mut s| s.query_row([plan_uid.as_str()], plan).optional());
+        Ok(find.map_err(|e| self.error(e))?.flatten())
+    }
+
+    /// The known plans of a patient, all labels or one.
+    ///
+    /// # Errors
+    /// [`Error::Catalog`]
+    pub fn plans(&self, patient_id: &str, label: Option<&str>) -> Result<Vec<PlanRecord>> {
+        let find = || -> rusqlite::Result<Vec<PlanRecord>> {
+            let mut statement = self.connection.prepare_cached(
+                "SELECT plan_uid, patient_id, label, dated FROM plans
+                 WHERE patient_id = ?1 AND (?2 IS NULL OR label = ?2) ORDER BY dated DESC, plan_uid",
+            )?;
+            let rows = statement.query_map(params![patient_id, label], plan)?;
+            rows.filter_map(Result::transpose).collect()
+        };
+        find().map_err(|e| self.error(e))
+    }
+
+    /// Plans that images name but whose label nobody has told yet, with how many sessions wait for each.
+    ///
+    /// # Errors
+    /// [`Error::Catalog`]
+    pub fn unresolved_plans(&self) -> Result<Vec<(Uid, String, u64)>> {
+        let find = || -> rusqlite::Result<Vec<(Uid, String, u64)>> {
+            let mut statement = self.connection.prepare_cached(
+                "SELECT plan_uid, patient_id, count(*) FROM sessions
+                 WHERE plan_label IS NULL AND plan_uid <> '' AND kind = 'images' GROUP BY plan_uid, patient_id",
+            )?;
+            let rows = statement.query_map([], |row| {
+                let uid = Uid::new(&row.get::<_, String>(0)?);
+                Ok(uid
+                    .map(|u| Ok::<_, rusqlite::Error>((u, row.get(1)?, row.get::<_, i64>(2)?.max(0) as u64))))
+            })?;
+            rows.filter_map(|r| r.transpose().map(|r| r.and_then(|x| x))).collect()
+        };
+        find().map_err(|e| self.error(e))
+    }
+
+    /// Instances that came again with other bytes: UID and absolute path.
+    ///
+    /// # Errors
+    /// [`Error::Catalog`]
+    pub fn kept(&self) -> Result<Vec<(String, PathBuf)>> {
+        let find = || -> rusqlite::Result<Vec<(String, PathBuf)>> {
+            let mut statement =
+                self.connection.prepare_cached("SELECT sop_instance_uid, path FROM kept ORDER BY path")?;
+            let rows =
+                statement.query_map([], |row| Ok((row.get(0)?, self.root.join(row.get::<_, String>(1)?))))?;
+            rows.collect()
+        };
+        find().map_err(|e| self.error(e))
+    }
+
+    /// Bytes of all objects.
+    ///
+    /// # Errors
+    /// [`Error::Catalog`]
+    pub fn total_bytes(&self) -> Result<u64> {
+        let sum = self
+            .connection
+            .query_row("SELECT ifnull(sum(bytes), 0) FROM instances", [], |r| r.get::<_, i64>(0));
+        Ok(sum.map_err(|e| self.error(e))?.max(0) as u64)
+    }
+
+    /// A value of the `meta` table.
+    pub(super) fn meta(&self, key: &str) -> rusqlite::Result<Option<String>> {
+        self.connection
+            .prepare_cached("SELECT value FROM meta WHERE key = ?1")?
+            .query_row([key], |r| r.get(0))
+            .optional()
+    }
+
+    /// Sets or removes a value of the `meta` table.
+    pub(super) fn set_meta(&self, key: &str, value: Option<&str>) -> rusqlite::Result<()> {
+        match value {
+            Some(value) => self.connection.execute("REPLACE INTO meta VALUES (?1, ?2)", [key, value])?,
+            None => self.connection.execute("DELETE FROM meta WHERE key = ?1", [key])?,
+        };
+        Ok(())
+    }
+
+    /// The connection, for tables that other rooms added by a migration of their own.
+    pub(crate) fn connection(&self) -> &Connection {
+        &self.connection
+    }
+}
+
+fn catalog_error(path: &Path) -> impl FnOnce(rusqlite::Error) -> Error {
+    let path = path.to_path_buf();
+    move |source| Error::Catalog { path, source }
+}
+
+/// Escapes what has a meaning in an SQLite URI. Source: sqlite.org/uri.html §3.1.
+fn escape_uri(path: &Path) -> String {
+    let text = path.display().to_string().replace('\\', "/");
+    let text = text.replace('%', "%25").replace('?', "%3f").replace('#', "%23");
+    if text.starts_with('/') { text } else { format!("/{text}") }
+}
+
+fn plan(row: &Row<'_>) -> rusqlite::Result<Option<PlanRecord>> {
+    let Some(plan_uid) = Uid::new(&row.get::<_, String>(0)?) else { return Ok(None) };
+    Ok(Some(PlanRecord { plan_uid, patient_id: row.get(1)?, label: row.get(2)?, dated: time(row.get(3)?) }))
+}
+
+fn instance(row: &Row<'_>, directory: &Path) -> rusqlite::Result<Instance> {
+    let spacing: (Option<f64>, Option<f64>) = (row.get(14)?, row.get(15)?);
+    Ok(Instance {
+        sop_instance_uid: row.get(0)?,
+        path: directory.join(row.get::<_, String>(1)?),
+        bytes: row.get::<_, i64>(2)?.max(0) as u64,
+        sop_class_uid: row.get(3)?,
+        transfer_syntax_uid: row.get(4)?,
+        study_uid: row.get(5)?,
+        instance_number: row.get(6)?,
+        image_type: row.get(7)?,
+        acquired: time(row.get(8)?),
+        beam: row.get::<_, Option<String>>(9)?.and_then(|b| beam_from(&b)),
+        gantry_iec_deg: row.get(10)?,
+        collimator_iec_deg: row.get(11)?,
+        couch_iec_deg: row.get(12)?,
+        sid_mm: row.get(13)?,
+        pixel_spacing_mm: spacing.0.zip(spacing.1).map(|(rows, columns)| [rows, columns]),
+        rows: row.get(16)?,
+        columns: row.get(17)?,
+        machine: row.get(18)?,
+    })
+}
+
+fn time(text: Option<String>) -> Option<NaiveDateTime> {
+    NaiveDateTime::parse_from_str(&text?, "%Y-%m-%dT%H:%M:%S%.f").ok()
+}
+
+/// How the catalog writes it.
+pub(super) fn beam_text(beam: Beam) -> &'static str {
+    match beam {
+        Beam::Mv => "MV",
+        Beam::Kv => "kV",
+    }
+}
+
+fn beam_from(text: &str) -> Option<Beam> {
+    match text {
+        "MV" => Some(Beam::Mv),
+        "kV" => Some(Beam::Kv),
+        _ => None,
+    }
+}

@@ -1,0 +1,538 @@
+//! Gives an object its place: the rename and the row, together, under the catalog's write lock.
+//!
+//! Every function here runs inside a transaction that the caller began as IMMEDIATE, so that of all processes one at a
+//! time moves files.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use rusqlite::{OptionalExtension, params};
+use sha2::{Digest, Sha256};
+
+use super::catalog::{Catalog, PlanRecord, TIME_FORMAT, beam_text};
+use super::head::{Head, RT_IMAGE};
+use super::layout::{self, SessionKey};
+use crate::error::{Error, Result};
+use crate::names::Uid;
+
+/// A whole object in a temporary file of the root's file system.
+#[derive(Debug)]
+pub struct Received {
+    /// The file, meta information and data set.
+    pub file: PathBuf,
+    /// Size of the file.
+    pub bytes: u64,
+    /// Where in the file the data set begins.
+    pub data_set_offset: u64,
+    /// (0002,0010)
+    pub transfer_syntax_uid: String,
+    /// (0002,0002)
+    pub sop_class_uid: String,
+    /// (0002,0003), checked.
+    pub sop_instance_uid: Uid,
+    /// What the data set says.
+    pub head: Head,
+}
+
+/// Where an object went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Filed {
+    /// Under its final name; the session's row id.
+    New {
+        /// The session.
+        session: i64,
+        /// Absolute path.
+        path: PathBuf,
+    },
+    /// The same bytes were there already; nothing was written.
+    Same,
+    /// Another object with this UID was there; this one was kept beside.
+    Kept {
+        /// Absolute path.
+        path: PathBuf,
+    },
+}
+
+/// Directories whose entries changed and that must be synced before anything is acknowledged.
+#[derive(Debug, Default)]
+pub struct Dirty(BTreeSet<PathBuf>);
+
+impl Dirty {
+    fn make(&mut self, directory: &Path) -> Result<()> {
+        let mut missing = Vec::new();
+        let mut here = Some(directory);
+        while let Some(path) = here.filter(|p| !p.exists()) {
+            missing.push(path);
+            here = path.parent();
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        std::fs::create_dir_all(directory).map_err(Error::io(directory))?;
+        self.0.extend(missing.iter().filter_map(|p| p.parent()).map(Path::to_path_buf));
+        Ok(())
+    }
+
+    fn entry(&mut self, file: &Path) {
+        self.0.extend(file.parent().map(Path::to_path_buf));
+    }
+
+    /// Syncs them all.
+    pub fn sync(&self) -> Result<()> {
+        self.0.iter().try_for_each(|directory| sync_directory(directory))
+    }
+}
+
+/// Makes a directory's entries durable. Windows has no such call: NTFS journals them by itself.
+fn sync_directory(directory: &Path) -> Result<()> {
+    if cfg!(unix) {
+        File::open(directory).and_then(|d| d.sync_all()).map_err(Error::io(directory))?;
+    }
+    Ok(())
+}
+
+/// Files one received object.
+pub fn file(catalog: &Catalog, received: &Received, dirty: &mut Dirty) -> Result<Filed> {
+    if let Some((path, same_syntax)) = existing(catalog, received)? {
+        if path.exists() {
+            return if same_syntax && same_data_set(received, &path)? {
+                std::fs::remove_file(&received.file).map_err(Error::io(&received.file))?;
+                Ok(Filed::Same)
+            } else {
+                keep(catalog, received, &path, dirty)
+            };
+        }
+        // Somebody removed the file by hand; the row goes too, and the object is filed anew.
+        catalog
+            .connection
+            .execute(
+                "DELETE FROM instances WHERE sop_instance_uid = ?1",
+                [received.sop_instance_uid.as_str()],
+            )
+            .map_err(|e| catalog.error(e))?;
+    }
+    let (session, directory) = session(catalog, received, None)?;
+    let directory = catalog.root().join(directory);
+    let path = directory.join(layout::file_name(prefix(&received.head), &received.sop_instance_uid));
+    dirty.make(&directory)?;
+    if path.exists() {
+        // Not in the catalog, yet there: filed just before a crash.
+        if !same_data_set(received, &path)? {
+            return keep(catalog, received, &path, dirty);
+        }
+        std::fs::remove_file(&received.file).map_err(Error::io(&received.file))?;
+    } else {
+        std::fs::rename(&received.file, &path).map_err(Error::io(&path))?;
+    }
+    dirty.entry(&path);
+    let filed = insert(catalog, received, session).and_then(|()| learn_from_plan(catalog, received, dirty));
+    if let Err(error) = filed {
+        // Nothing visible may stay of what was not acknowledged.
+        let _ = std::fs::remove_file(&path);
+        return Err(error);
+    }
+    Ok(Filed::New { session, path })
+}
+
+/// Enters an object that lies at its final place already: what a reindex does.
+pub(super) fn enter(catalog: &Catalog, received: &Received, directory: &Path) -> Result<()> {
+    let (session, _) = session(catalog, received, Some(directory))?;
+    insert(catalog, received, session)
+}
+
+fn prefix(head: &Head) -> &'static str {
+    if head.is_plan() {
+        return "RP";
+    }
+    match head.modality.as_deref() {
+        _ if head.sop_class_uid.as_deref() == Some(RT_IMAGE) => "RI",
+        Some("RTDOSE") => "RD",
+        Some("RTSTRUCT") => "RS",
+        Some("CT") => "CT",
+        _ => "DCM",
+    }
+}
+
+/// The file that the catalog has for this instance, and whether it is in the same transfer syntax.
+fn existing(catalog: &Catalog, received: &Received) -> Result<Option<(PathBuf, bool)>> {
+    let find = || {
+        catalog
+            .connection
+            .prepare_cached(
+                "SELECT s.directory, i.file_name, i.transfer_syntax_uid
+                 FROM instances i JOIN sessions s ON s.id = i.session_id WHERE i.sop_instance_uid = ?1",
+            )?
+            .query_row([received.sop_instance_uid.as_str()], |row| {
+                let (directory, file): (String, String) = (row.get(0)?, row.get(1)?);
+                let path = catalog.root().join(directory).join(file);
+                Ok((path, row.get::<_, String>(2)? == received.transfer_syntax_uid))
+            })
+            .optional()
+    };
+    find().map_err(|e| catalog.error(e))
+}
+
+/// The session's row and its directory below the root; made when it is new.
+fn session(catalog: &Catalog, received: &Received, at: Option<&Path>) -> Result<(i64, PathBuf)> {
+    let head = &received.head;
+    let is_plan = head.is_plan();
+    let kind = if is_plan { "plan" } else { "images" };
+    let plan_uid = if is_plan { Some(&received.sop_instance_uid) } else { head.plan_uid.as_ref() };
+    let plan = plan_uid.map(Uid::as_str).unwrap_or_default();
+    let series = head.series_uid.as_deref().unwrap_or_default();
+    let date = head.date.filter(|_| !is_plan).map(|d| d.to_string()).unwrap_or_default();
+    let acquired = head.acquired().filter(|_| !is_plan).map(|t| t.format(TIME_FORMAT).to_string());
+    let known = catalog
+        .connection
+        .prepare_cached(
+            "SELECT id, directory FROM sessions
+             WHERE patient_id = ?1 AND plan_uid = ?2 AND series_uid = ?3 AND date = ?4 AND kind = ?5",
+        )
+        .and_then(|mut s| {
+            s.query_row(params![head.patient_id, plan, series, date, kind], |r| {
+                Ok((r.get::<_, i64>(0)?, r.get::<_, String>(1)?))
+            })
+            .optional()
+        })
+        .map_err(|e| catalog.error(e))?;
+    if let Some((id, directory)) = known {
+        catalog
+            .connection
+            .prepare_cached("UPDATE sessions SET acquired = ?2 WHERE id = ?1 AND ?2 IS NOT NULL AND (acquired IS NULL OR acquired > ?2)")
+            .and_then(|mut s| s.execute(params![id, acquired]))
+            .map_err(|e| catalog.error(e))?;
+        return Ok((id, PathBuf::from(directory)));
+    }
+    let label = match (is_plan, plan_uid) {
+        (true, _) => head.plan_label.clone(),
+        (false, Some(uid)) => match at.and_then(label_from) {
+            Some(label) => Some(label),
+            None => catalog.plan(uid)?.map(|p| p.label).filter(|_| at.is_none()),
+        },
+        (false, None) => None,
+    };
+    let directory = match at {
+        Some(directory) => directory.to_path_buf(),
+        None if is_plan => layout::plan_directory(&head.patient_id, label.as_deref()),
+        None => free_directory(catalog, head, label.as_deref())?,
+    };
+    catalog
+        .connection
+        .prepare_cached(
+            "INSERT INTO sessions (kind, patient_id, plan_uid, plan_label, series_uid, date, acquired, directory)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        )
+        .and_then(|mut s| {
+            s.insert(params![kind, head.patient_id, plan, label, series, date, acquired, slashed(&directory)])
+        })
+        .map(|id| (id, directory))
+        .map_err(|e| catalog.error(e))
+}
+
+/// The label that a session's directory below the root was named by, if it was.
+fn label_from(directory: &Path) -> Option<String> {
+    let mut parts = directory.components().filter_map(|c| c.as_os_str().to_str());
+    let patient = parts.next()?;
+    (patient != layout::UNRESOLVED).then_some(())?;
+    layout::unpart(parts.next()?)
+}
+
+/// The session's directory; another one beside it where two plans of one label share series and date.
+fn free_directory(catalog: &Catalog, head: &Head, label: Option<&str>) -> Result<PathBuf> {
+    let key = SessionKey {
+        patient_id: &head.patient_id,
+        plan_uid: head.plan_uid.as_ref(),
+        plan_label: label,
+        series_uid: head.series_uid.as_deref().unwrap_or_default(),
+        date: head.date,
+        time: head.time,
+    };
+    let directory = key.directory();
+    if !is_taken(catalog, &directory)? {
+        return Ok(directory);
+    }
+    let plan = head.plan_uid.as_ref().map(Uid::as_str).unwrap_or_default();
+    Ok(beside(&directory, plan))
+}
+
+fn is_taken(catalog: &Catalog, directory: &Path) -> Result<bool> {
+    catalog
+        .connection
+        .prepare_cached("SELECT 1 FROM sessions WHERE directory = ?1")
+        .and_then(|mut s| s.exists([slashed(directory)]))
+        .map_err(|e| catalog.error(e))
+}
+
+fn beside(directory: &Path, plan_uid: &str) -> PathBuf {
+    let name = directory.file_name().unwrap_or_default().to_string_lossy();
+    directory.with_file_name(format!("{name}_{}", layout::short_hash(plan_uid)))
+}
+
+/// Paths are written with slashes, so that a catalog means the same on every system.
+fn slashed(directory: &Path) -> String {
+    let parts: Vec<_> = directory.components().map(|c| c.as_os_str().to_string_lossy()).collect();
+    parts.join("/")
+}
+
+fn insert(catalog: &Catalog, received: &Received, session: i64) -> Result<()> {
+    let head = &received.head;
+    let spacing = head.pixel_spacing_mm;
+    catalog
+        .connection
+        .prepare_cached(
+            "INSERT INTO instances VALUES
+             (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21)",
+        )
+        .and_then(|mut s| {
+            s.execute(params![
+                received.sop_instance_uid.as_str(),
+                session,
+                layout::file_name(prefix(head), &received.sop_instance_uid),
+                received.bytes as i64,
+                received.sop_class_uid,
+                received.transfer_syntax_uid,
+                head.study_uid,
+                head.instance_number,
+                head.modality,
+                head.image_type,
+                head.acquired().map(|t| t.format(TIME_FORMAT).to_string()),
+                head.beam().map(beam_text),
+                head.gantry_iec_deg,
+                head.collimator_iec_deg,
+                head.couch_iec_deg,
+                head.sid_mm,
+                spacing.map(|[rows, _]| rows),
+                spacing.map(|[_, columns]| columns),
+                head.rows,
+                head.columns,
+                head.machine,
+            ])
+        })
+        .map(|_| ())
+        .map_err(|e| catalog.error(e))
+}
+
+/// Keeps an object whose UID another object has already: below `_kept`, in the same directories, named by its bytes.
+fn keep(catalog: &Catalog, received: &Received, there: &Path, dirty: &mut Dirty) -> Result<Filed> {
+    let digest = layout::hex(&digest(&received.file)?);
+    let below = there.strip_prefix(catalog.root()).unwrap_or(there);
+    let directory = catalog.root().join(layout::KEPT).join(below.parent().unwrap_or(Path::new("")));
+    let stem = below.file_stem().unwrap_or_default().to_string_lossy();
+    let path = directory.join(format!("{stem}.{}.dcm", &digest[..16]));
+    if path.exists() {
+        std::fs::remove_file(&received.file).map_err(Error::io(&received.file))?;
+    } else {
+        dirty.make(&directory)?;
+        std::fs::rename(&received.file, &path).map_err(Error::io(&path))?;
+        dirty.entry(&path);
+    }
+    let relative = path.strip_prefix(catalog.root()).unwrap_or(&path);
+    enter_kept(catalog, &received.sop_instance_uid, relative)?;
+    Ok(Filed::Kept { path })
+}
+
+pub(super) fn enter_kept(catalog: &Catalog, uid: &Uid, relative: &Path) -> Result<()> {
+    catalog
+        .connection
+        .execute("REPLACE INTO kept VALUES (?1, ?2)", [slashed(relative).as_str(), uid.as_str()])
+        .map(|_| ())
+        .map_err(|e| catalog.error(e))
+}
+
+fn digest(path: &Path) -> Result<Vec<u8>> {
+    let mut file = File::open(path).map_err(Error::io(path))?;
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; 256 * 1024];
+    loop {
+        let n = file.read(&mut buffer).map_err(Error::io(path))?;
+        if n == 0 {
+            return Ok(hasher.finalize().to_vec());
+        }
+        hasher.update(buffer.get(..n).unwrap_or_default());
+    }
+}
+
+/// Whether both hold the same data set; the file meta information names the sender and may differ.
+fn same_data_set(received: &Received, there: &Path) -> Result<bool> {
+    let mut a = File::open(&received.file).map_err(Error::io(&received.file))?;
+    let mut b = File::open(there).map_err(Error::io(there))?;
+    let length = b.metadata().map_err(Error::io(there))?.len();
+    let Some(offset) = data_set_offset(&mut b) else { return Ok(false) };
+    if received.bytes.checked_sub(received.data_set_offset) != length.checked_sub(offset) {
+        return Ok(false);
+    }
+    a.seek(SeekFrom::Start(received.data_set_offset)).map_err(Error::io(&received.file))?;
+    b.seek(SeekFrom::Start(offset)).map_err(Error::io(there))?;
+    let (mut x, mut y) = (vec![0; 256 * 1024], vec![0; 256 * 1024]);
+    loop {
+        let n = a.read(&mut x).map_err(Error::io(&received.file))?;
+        if n == 0 {
+            return Ok(true);
+        }
+        let (Some(x), Some(y)) = (x.get(..n), y.get_mut(..n)) else { return Ok(false) };
+        if b.read_exact(y).is_err() || x != y {
+            return Ok(false);
+        }
+    }
+}
+
+/// Where the data set of a file begins: 128 bytes, `DICM`, and group 0002 by its length. Source: PS3.10 §7.1.
+pub(super) fn data_set_offset(file: &mut File) -> Option<u64> {
+    let mut head = [0u8; 144];
+    file.seek(SeekFrom::Start(0)).ok()?;
+    file.read_exact(&mut head).ok()?;
+    let (magic, group) = (head.get(128..132)?, head.get(132..140)?);
+    if magic != b"DICM" || group != b"\x02\0\0\0UL\x04\0" {
+        return None;
+    }
+    let length = u32::from_le_bytes(head.get(140..144)?.try_into().ok()?);
+    Some(144 + u64::from(length))
+}
+
+/// An RT Plan tells the label that images of it may wait for.
+fn learn_from_plan(catalog: &Catalog, received: &Received, dirty: &mut Dirty) -> Result<()> {
+    let head = &received.head;
+    let Some(label) = head.plan_label.as_ref().filter(|_| head.is_plan()) else { return Ok(()) };
+    let plan = PlanRecord {
+        plan_uid: received.sop_instance_uid.clone(),
+        patient_id: head.patient_id.clone(),
+        label: label.clone(),
+        dated: head.plan_date,
+    };
+    learn(catalog, &plan, dirty)
+}
+
+/// Remembers a plan's label, and moves the sessions that waited for it to where they belong.
+pub(super) fn learn(catalog: &Catalog, plan: &PlanRecord, dirty: &mut Dirty) -> Result<()> {
+    if catalog.plan(&plan.plan_uid)?.as_ref() != Some(plan) {
+        note(catalog.root(), plan)?;
+        enter_plan(catalog, plan)?;
+    }
+    let waiting = || -> rusqlite::Result<Vec<(i64, String)>> {
+        let mut statement = catalog.connection.prepare_cached(
+            "SELECT id, directory FROM sessions WHERE plan_uid = ?1 AND plan_label IS NULL AND kind = 'images'",
+        )?;
+        let rows = statement.query_map([plan.plan_uid.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        rows.collect()
+    };
+    for (id, directory) in waiting().map_err(|e| catalog.error(e))? {
+        resolve(catalog, plan, id, &directory, dirty)?;
+    }
+    Ok(())
+}
+
+pub(super) fn enter_plan(catalog: &Catalog, plan: &PlanRecord) -> Result<()> {
+    catalog
+        .connection
+        .prepare_cached("REPLACE INTO plans VALUES (?1, ?2, ?3, ?4)")
+        .and_then(|mut s| {
+            s.execute(params![
+                plan.plan_uid.as_str(),
+                plan.patient_id,
+                plan.label,
+                plan.dated.map(|d| d.format(TIME_FORMAT).to_string())
+            ])
+        })
+        .map(|_| ())
+        .map_err(|e| catalog.error(e))
+}
+
+/// Where plans that an archive told us are noted, one JSON object a line: the one thing that no object on disk says.
+pub(super) fn plan_notes(root: &Path) -> PathBuf {
+    root.join(layout::CATALOG).join("plans.jsonl")
+}
+
+fn note(root: &Path, plan: &PlanRecord) -> Result<()> {
+    let path = plan_notes(root);
+    let line = serde_json::to_string(plan).map_err(|e| Error::io(&path)(e.into()))?;
+    let write = || {
+        let mut file = File::options().create(true).append(true).open(&path)?;
+        file.write_all(format!("{line}\n").as_bytes())
+    };
+    write().map_err(Error::io(&path))
+}
+
+/// Renames a session's directory once its plan's label is known.
+fn resolve(catalog: &Catalog, plan: &PlanRecord, id: i64, directory: &str, dirty: &mut Dirty) -> Result<()> {
+    let key = catalog
+        .connection
+        .query_row("SELECT patient_id, series_uid, date, acquired FROM sessions WHERE id = ?1", [id], |row| {
+            let (date, acquired): (String, Option<String>) = (row.get(2)?, row.get(3)?);
+            Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, date, acquired))
+        })
+        .map_err(|e| catalog.error(e))?;
+    let (patient_id, series_uid, date, acquired) = key;
+    let acquired =
+        acquired.and_then(|t| chrono::NaiveDateTime::parse_from_str(&t, "%Y-%m-%dT%H:%M:%S%.f").ok());
+    let mut new = SessionKey {
+        patient_id: &patient_id,
+        plan_uid: Some(&plan.plan_uid),
+        plan_label: Some(&plan.label),
+        series_uid: &series_uid,
+        date: date.parse().ok(),
+        time: acquired.map(|t| t.time()),
+    }
+    .directory();
+    let (from, root) = (catalog.root().join(directory), catalog.root());
+    if is_taken(catalog, &new)? || (root.join(&new).exists() && from.exists()) {
+        new = beside(&new, plan.plan_uid.as_str());
+    }
+    let to = root.join(&new);
+    if let Some(parent) = to.parent() {
+        dirty.make(parent)?;
+    }
+    // Gone already: it was renamed just before a crash that the catalog did not live to see.
+    if from.exists() || !to.exists() {
+        std::fs::rename(&from, &to).map_err(Error::io(&from))?;
+    }
+    dirty.entry(&from);
+    dirty.entry(&to);
+    let update = catalog.connection.execute(
+        "UPDATE sessions SET directory = ?2, plan_label = ?3 WHERE id = ?1",
+        params![id, slashed(&new), plan.label],
+    );
+    if let Err(error) = update {
+        let _ = std::fs::rename(&to, &from);
+        return Err(catalog.error(error));
+    }
+    Ok(())
+}
+
+impl Catalog {
+    /// Remembers a plan that an archive told us, and files the sessions that waited for its label.
+    ///
+    /// May be called by any process that can write to the root, while the service runs.
+    ///
+    /// # Errors
+    /// [`Error::Catalog`], [`Error::Io`]
+    pub fn remember_plan(&mut self, plan: &PlanRecord) -> Result<()> {
+        self.transaction(|catalog| {
+            let mut dirty = Dirty::default();
+            learn(catalog, plan, &mut dirty)?;
+            dirty.sync()
+        })
+    }
+
+    /// Runs `work` under the write lock, and undoes its rows when it fails.
+    pub(crate) fn transaction<T>(&mut self, work: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
+        let path = Self::file(self.root());
+        let error = |source| Error::Catalog { path: path.clone(), source };
+        // rusqlite's own guard would borrow the connection that `work` needs.
+        self.connection.execute_batch("BEGIN IMMEDIATE").map_err(error)?;
+        match work(self) {
+            Ok(value) => match self.connection.execute_batch("COMMIT") {
+                Ok(()) => Ok(value),
+                Err(source) => {
+                    let _ = self.connection.execute_batch("ROLLBACK");
+                    Err(error(source))
+                }
+            },
+            Err(failure) => {
+                let _ = self.connection.execute_batch("ROLLBACK");
+                Err(failure)
+            }
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! The catalog from the files alone: after a crash for what is new, on request for everything.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Component, Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::catalog::{Catalog, PlanRecord};
+use super::filing::{self, Received};
+use super::head::{self, Head};
+use super::layout;
+use super::walk::{Syntax, Walker};
+use crate::error::{Error, Result};
+use crate::names::Uid;
+
+/// `meta` key: since when (Unix s) files may be unknown to the catalog.
+const OPEN_SINCE: &str = "open_since";
+/// How much earlier than that directories are looked at: clocks step back.
+const MARGIN: Duration = Duration::from_secs(3600);
+
+/// What a reindex found.
+#[derive(Debug, Default, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Report {
+    /// Objects in the catalog now.
+    pub objects: u64,
+    /// Files that are no DICOM objects, or damaged: path below the root and why.
+    pub unreadable: Vec<(PathBuf, String)>,
+}
+
+/// Rebuilds the catalog of a root from its files.
+///
+/// The new catalog takes the old one's place only when it is whole; processes that read meanwhile see the old one.
+///
+/// # Errors
+/// [`Error::Io`], [`Error::Catalog`]; [`Error::Misuse`] while a receiver runs.
+pub fn rebuild(root: &Path) -> Result<Report> {
+    let lock = super::store::lock(root)?;
+    let mut catalog = match Catalog::open(root) {
+        Ok(catalog) => catalog,
+        Err(Error::Catalog { path, .. }) => {
+            // Damaged: nothing in it is worth keeping, all of it is in the files.
+            for suffix in ["sqlite", "sqlite-wal", "sqlite-shm"] {
+                let file = path.with_extension(suffix);
+                if file.exists() {
+                    std::fs::remove_file(&file).map_err(Error::io(&file))?;
+                }
+            }
+            Catalog::open(root)?
+        }
+        Err(error) => return Err(error),
+    };
+    let report = catalog.transaction(|catalog| {
+        catalog
+            .connection()
+            .execute_batch(
+                "DELETE FROM instances; DELETE FROM sessions; DELETE FROM plans; DELETE FROM kept;",
+            )
+            .map_err(|e| catalog.error(e))?;
+        let mut report = Report::default();
+        read_plan_notes(catalog)?;
+        enter_kept(catalog)?;
+        for directory in session_directories(root, SystemTime::UNIX_EPOCH)? {
+            enter_directory(catalog, &directory, &mut report)?;
+        }
+        Ok(report)
+    })?;
+    drop(lock);
+    Ok(report)
+}
+
+/// At the start of a receiver: when the last one did not close in order, enters what it filed but did not commit.
+pub(super) fn after_crash(catalog: &mut Catalog) -> Result<()> {
+    let since = catalog.meta(OPEN_SINCE).map_err(|e| catalog.error(e))?;
+    if let Some(since) = since.as_deref().and_then(|s| s.parse().ok()) {
+        let since = UNIX_EPOCH + Duration::from_secs(since);
+        let root = catalog.root().to_path_buf();
+        let report = catalog.transaction(|catalog| {
+            let mut report = Report::default();
+            find_moved(catalog)?;
+            for directory in session_directories(&root, since.checked_sub(MARGIN).unwrap_or(UNIX_EPOCH))? {
+                enter_directory(catalog, &directory, &mut report)?;
+            }
+            Ok(report)
+        })?;
+        tracing::info!(
+            entered = report.objects,
+            "the last run did not end in order; looked for unknown files"
+        );
+    } else {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        catalog.set_meta(OPEN_SINCE, Some(&now.to_string())).map_err(|e| catalog.error(e))?;
+    }
+    Ok(())
+}
+
+/// The receiver ends in order: every file is in the catalog.
+pub(super) fn closed(catalog: &Catalog) -> Result<()> {
+    let close = || {
+        catalog.set_meta(OPEN_SINCE, None)?;
+        catalog.connection().query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+    };
+    close().map_err(|e| catalog.error(e))
+}
+
+/// Sessions whose directory was renamed just before a crash that the catalog did not live to see: their directory is gone,
+/// and the files are entered where they lie now.
+fn find_moved(catalog: &Catalog) -> Result<()> {
+    let rows = || -> rusqlite::Result<Vec<(i64, String)>> {
+        let mut statement = catalog
+            .connection()
+            .prepare("SELECT id, directory FROM sessions WHERE plan_label IS NULL AND plan_uid <> '' AND kind = 'images'")?;
+        let rows = statement.query_map([], |r| Ok((r.get(0)?, r.get(1)?)))?;
+        rows.collect()
+    };
+    for (id, directory) in rows().map_err(|e| catalog.error(e))? {
+        if !catalog.root().join(directory).exists() {
+            let forget = || {
+                catalog.connection().execute("DELETE FROM instances WHERE session_id = ?1", [id])?;
+                catalog.connection().execute("DELETE FROM sessions WHERE id = ?1", [id])
+            };
+            forget().map_err(|e| catalog.error(e))?;
+        }
+    }
+    Ok(())
+}
+
+fn read_plan_notes(catalog: &Catalog) -> Result<()> {
+    let path = filing::plan_notes(catalog.root());
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(Error::io(&path)(error)),
+    };
+    // A last line may be cut by a crash; it is told again by the next answer of the archive.
+    let plans = text.lines().filter_map(|line| serde_json::from_str::<PlanRecord>(line).ok());
+    let latest: BTreeMap<Uid, PlanRecord> = plans.map(|p| (p.plan_uid.clone(), p)).collect();
+    latest.values().try_for_each(|plan| filing::enter_plan(catalog, plan))
+}
+
+fn enter_kept(catalog: &Catalog) -> Result<()> {
+    for path in files(&catalog.root().join(layout::KEPT))? {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        // RI.<uid>.<16 hex>.dcm
+        let uid =
+            name.strip_suffix(".dcm").and_then(|n| n.rsplit_once('.')).and_then(|(n, _)| n.split_once('.'));
+        if let Some(uid) = uid.and_then(|(_, uid)| Uid::new(uid)) {
+            filing::enter_kept(catalog, &uid, path.strip_prefix(catalog.root()).unwrap_or(&path))?;
+        }
+    }
+    Ok(())
+}
+
+fn enter_directory(catalog: &Catalog, directory: &Path, report: &mut Report) -> Result<()> {
+    let root = catalog.root();
+    let below = directory.strip_prefix(root).unwrap_or(directory);
+    for path in files_of(directory)? {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let uid =
+            name.strip_suffix(".dcm").and_then(|n| n.split_once('.')).and_then(|(_, uid)| Uid::new(uid));
+        let Some(uid) = uid else { continue };
+        if !catalog.present([&uid])?.is_empty() {
+            continue;
+        }
+        match read(&path, uid) {
+            Ok(received) => {
+                if received.head.is_plan() {
+                    enter_plan_label(catalog, &received)?;
+                }
+                filing::enter(catalog, &received, below)?;
+                report.objects += 1;
+            }
+            Err(error @ Error::Io { .. }) => return Err(error),
+            Err(error) => {
+                report.unreadable.push((path.strip_prefix(root).unwrap_or(&path).into(), error.to_string()))
+            }
+        }
+    }
+    Ok(())
+}
+
+fn enter_plan_label(catalog: &Catalog, received: &Received) -> Result<()> {
+    let Some(label) = received.head.plan_label.clone() else { return Ok(()) };
+    let plan_uid = received.sop_instance_uid.clone();
+    // What an archive told later than the plan was received is in the notes, and stays.
+    if catalog.plan(&plan_uid)?.is_some() {
+        return Ok(());
+    }
+    let patient_id = received.head.patient_id.clone();
+    filing::enter_plan(catalog, &PlanRecord { plan_uid, patient_id, label, dated: received.head.plan_date })
+}
+
+/// Reads the head of an object on disk.
+///
+/// # Errors
+/// [`Error::Malformed`] when it is no DICOM file, or not the instance that its name says.
+fn read(path: &Path, uid: Uid) -> Result<Received> {
+    let malformed = |expected: &str, found: String| Error::Malformed {
+        section: "DICOM file",
+        offset: None,
+        expected: expected.into(),
+        found,
+    };
+    let mut file = File::open(path).map_err(Error::io(path))?;
+    let bytes = file.metadata().map_err(Error::io(path))?.len();
+    let offset = filing::data_set_offset(&mut file)
+        .ok_or_else(|| malformed("file meta information", "none".into()))?;
+    let meta = read_meta(path)?;
+    let syntax = Syntax::from_uid(&meta.1);
+    let mut walker = Walker::new(syntax, head::wanted);
+    use std::io::Seek;
+    file.seek(std::io::SeekFrom::Start(offset)).map_err(Error::io(path))?;
+    let mut buffer = vec![0; 256 * 1024];
+    loop {
+        let n = file.read(&mut buffer).map_err(Error::io(path))?;
+        if n == 0 {
+            break;
+        }
+        walker.push(buffer.get(..n).unwrap_or_default())?;
+    }
+    let head = Head::new(&walker.finish()?, syntax);
+    if head.sop_instance_uid.as_deref() != Some(uid.as_str()) {
+        return Err(malformed(&format!("SOP Instance UID {uid}"), "another".into()));
+    }
+    Ok(Received {
+        file: path.into(),
+        bytes,
+        data_set_offset: offset,
+        transfer_syntax_uid: meta.1,
+        sop_class_uid: meta.0,
+        sop_instance_uid: uid,
+        head,
+    })
+}
+
+/// SOP class and transfer syntax of the file meta information.
+fn read_meta(path: &Path) -> Result<(String, String)> {
+    let file = File::open(path).map_err(Error::io(path))?;
+    let mut reader = std::io::BufReader::new(file);
+    let mut preamble = [0; 128];
+    reader.read_exact(&mut preamble).map_err(Error::io(path))?;
+    let meta = dicom_object::FileMetaTable::from_reader(reader).map_err(|e| Error::Malformed {
+        section: "file meta information",
+        offset: None,
+        expected: "group 0002".into(),
+        found: e.to_string(),
+    })?;
+    let text = |t: &str| t.trim_end_matches(['\0', ' ']).to_owned();
+    Ok((text(&meta.media_storage_sop_class_uid), text(&meta.transfer_syntax)))
+}
+
+/// Directories that hold objects and changed since then.
+fn session_directories(root: &Path, since: SystemTime) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    let mut stack = vec![root.to_path_buf()];
+    while let Some(directory) = stack.pop() {
+        let mut has_files = false;
+        for entry in std::fs::read_dir(&directory).map_err(Error::io(&directory))? {
+            let entry = entry.map_err(Error::io(&directory))?;
+            let path = entry.path();
+            let kind = entry.file_type().map_err(Error::io(&path))?;
+            if kind.is_dir() && !is_ours(root, &path) {
+                stack.push(path);
+            } else if kind.is_file() {
+                has_files |= path.extension().is_some_and(|e| e == "dcm");
+            }
+        }
+        let changed =
+            std::fs::metadata(&directory).and_then(|m| m.modified()).map_err(Error::io(&directory))?;
+        if has_files && changed >= since {
+            found.push(directory);
+        }
+    }
+    // The order of the files decides nothing, but two runs should do the same.
+    found.sort();
+    Ok(found)
+}
+
+/// Whether a directory holds no filed objects.
+fn is_ours(root: &Path, directory: &Path) -> bool {
+    let first = directory.strip_prefix(root).ok().and_then(|p| p.components().next());
+    let Some(Component::Normal(first)) = first else { return false };
+    [layout::INCOMING, layout::KEPT, layout::CATALOG].iter().any(|name| first == *name)
+}
+
+fn files_of(directory: &Path) -> Result<Vec<PathBuf>> {
+    let mut paths = Vec::new();
+    for entry in std::fs::read_dir(directory).map_err(Error::io(directory))? {
+        let path = entry.map_err(Error::io(directory))?.path();
+        if path.is_file() && path.extension().is_some_and(|e| e == "dcm") {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+/// All files below a directory; none when it is not there.
+fn files(directory: &Path) -> Result<Vec<PathBuf>> {
+    if !directory.exists() {
+        return Ok(Vec::new());
+    }
+    let mut found = Vec::new();
+    for path in session_directories(directory, UNIX_EPOCH)? {
+        found.extend(files_of(&path)?);
+    }
+    Ok(found)
+}
