@@ -171,8 +171,13 @@ impl Store {
                 "{free} bytes free, images.keep_free_bytes is {keep}"
             )));
         }
+        self.quota(0)
+    }
+
+    /// Whether the quota has room for so many bytes more.
+    fn quota(&self, more: u64) -> Result<(), Refusal> {
         let (total, quota) = (self.total_bytes.load(Ordering::Relaxed), self.settings.quota_bytes);
-        if quota > 0 && total >= quota {
+        if quota > 0 && total.saturating_add(more) > quota {
             return Err(Refusal::OutOfResources(format!(
                 "{total} bytes stored, images.quota_bytes is {quota}"
             )));
