@@ -19,6 +19,7 @@ pub mod metersetmap;
 #[cfg(feature = "parquet")]
 pub mod parquet;
 pub mod reader;
+pub mod rtplan;
 pub mod summary;
 pub mod table;
 pub mod writer;
@@ -31,5 +32,6 @@ pub use items::ItemPart;
 pub use meterset::Meterset;
 pub use metersetmap::MetersetMap;
 pub use reader::{Column, Record, Warning};
+pub use rtplan::RtPlan;
 pub use summary::Summary;
 pub use table::Table;

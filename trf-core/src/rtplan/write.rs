@@ -1,0 +1,299 @@
+//! A delivery written as an RT Plan, on the template of the plan that was to be delivered.
+
+use dicom_core::header::Tag;
+use dicom_core::value::DataSetSequence;
+use dicom_core::{DataElement, PrimitiveValue, VR};
+use dicom_dictionary_std::{tags, uids};
+use dicom_object::InMemDicomObject;
+use sha2::{Digest, Sha256};
+
+use super::matching::match_beams;
+use super::{FractionGroup, MatchedBeam, RtPlan, Scope, field, malformed};
+use crate::delivery::{iec_from_bipolar_deg, round_decimals};
+use crate::{Delivery, Error, Result};
+
+/// Longest text of a DS value (PS3.5 §6.2).
+const MAX_DS_CHARACTERS: usize = 16;
+/// Longest text of an SH value.
+const MAX_SH_CHARACTERS: usize = 16;
+/// Decimals of Cumulative Meterset Weight and Beam Meterset, PyMedPhys's.
+const METERSET_DECIMALS: usize = 6;
+
+/// Whose name and identity the written plan has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Identity {
+    /// A plan of its own: new SOP Instance UID (the same for the same content), the label with a suffix, not approved, and a
+    /// reference to the template as its predecessor.
+    New {
+        /// Appended to the RT Plan Label, which is cut so that both fit 16 characters.
+        label_suffix: String,
+    },
+    /// The template's, approval included: for comparison only, since two different plans then share a UID.
+    Keep,
+}
+
+/// How a delivery is written as a plan.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WriteOptions {
+    /// Identity of the new plan.
+    pub identity: Identity,
+    /// Devices that the template may have.
+    pub scope: Scope,
+}
+
+impl Default for WriteOptions {
+    fn default() -> Self {
+        Self { identity: Identity::New { label_suffix: "_LOG".to_owned() }, scope: Scope::Full }
+    }
+}
+
+impl RtPlan {
+    /// The plan that would deliver what was delivered: one control point per point at which the meterset changes.
+    ///
+    /// Everything that a delivery does not know is the template's. X jaws stay as the template's first control point has them.
+    ///
+    /// # Errors
+    /// As [`match_beams`]; [`Error::Misuse`] if a beam of the group was not delivered.
+    ///
+    /// # Source
+    /// PyMedPhys's `Delivery.to_dicom`, whose goldens it equals exactly; arcs, one-beam plans and bare last control points ours.
+    pub fn with_delivery(
+        &self,
+        delivery: &Delivery,
+        group: Option<i32>,
+        options: &WriteOptions,
+    ) -> Result<Self> {
+        let (group, beams) = match_beams(delivery, self, group, options.scope)?;
+        let mut dataset = self.dataset.clone();
+        dataset.put(sequence(
+            tags::BEAM_SEQUENCE,
+            beams.iter().map(|beam| self.delivered_beam(beam, options)).collect::<Result<_>>()?,
+        ));
+        dataset.put(sequence(tags::FRACTION_GROUP_SEQUENCE, vec![self.delivered_group(&group, &beams)?]));
+        let mut plan = Self { dataset };
+        if let Identity::New { label_suffix } = &options.identity {
+            plan.take_new_identity(self, label_suffix)?;
+        }
+        Ok(plan)
+    }
+
+    fn delivered_group(&self, group: &FractionGroup, beams: &[MatchedBeam]) -> Result<InMemDicomObject> {
+        let groups = field::items(&self.dataset, tags::FRACTION_GROUP_SEQUENCE, "Fraction Group Sequence")?;
+        let template = groups
+            .iter()
+            .find(|item| field::integer(item, tags::FRACTION_GROUP_NUMBER) == Some(group.number));
+        let mut item = template.cloned().ok_or_else(|| malformed("the fraction group", "none"))?;
+        let referenced = field::items(&item, tags::REFERENCED_BEAM_SEQUENCE, "Referenced Beam Sequence")?;
+        let referenced = beams.iter().map(|beam| {
+            let number = Some(beam.planned.number);
+            let template =
+                referenced.iter().find(|item| field::integer(item, tags::REFERENCED_BEAM_NUMBER) == number);
+            let mut item = template.cloned().ok_or_else(|| malformed("the referenced beam", "none"))?;
+            let meterset_mu = delivered(beam)?.total_mu();
+            item.put(DataElement::new(
+                tags::BEAM_METERSET,
+                VR::DS,
+                format!("{meterset_mu:.METERSET_DECIMALS$}"),
+            ));
+            Ok(item)
+        });
+        let referenced = referenced.collect::<Result<Vec<_>>>()?;
+        item.put(DataElement::new(tags::NUMBER_OF_BEAMS, VR::IS, referenced.len().to_string()));
+        item.put(sequence(tags::REFERENCED_BEAM_SEQUENCE, referenced));
+        Ok(item)
+    }
+
+    fn delivered_beam(&self, beam: &MatchedBeam, options: &WriteOptions) -> Result<InMemDicomObject> {
+        let delivery = delivered(beam)?;
+        let mut item = self.beam_item(beam.planned.number)?.clone();
+        let control_points = control_points(&item, delivery)?;
+        item.put(DataElement::new(tags::NUMBER_OF_CONTROL_POINTS, VR::IS, control_points.len().to_string()));
+        item.put(sequence(tags::CONTROL_POINT_SEQUENCE, control_points));
+        // The weights end at 1; a template that counts otherwise would give them another meaning.
+        if field::number(&item, tags::FINAL_CUMULATIVE_METERSET_WEIGHT) != Some(1.0) {
+            item.put(DataElement::new(tags::FINAL_CUMULATIVE_METERSET_WEIGHT, VR::DS, "1.0"));
+        }
+        // Control points that differ make a beam dynamic (PS3.3 C.8.8.14).
+        if options.identity != Identity::Keep {
+            item.put(DataElement::new(tags::BEAM_TYPE, VR::CS, "DYNAMIC"));
+        }
+        Ok(item)
+    }
+
+    fn take_new_identity(&mut self, template: &Self, label_suffix: &str) -> Result<()> {
+        if label_suffix.chars().count() > MAX_SH_CHARACTERS || label_suffix.contains(['\\', '\n', '\r']) {
+            return Err(Error::misuse(format!(
+                "a label suffix of more than {MAX_SH_CHARACTERS} characters, or with a backslash"
+            )));
+        }
+        let kept = MAX_SH_CHARACTERS - label_suffix.chars().count();
+        let label: String = template.label().unwrap_or_default().chars().take(kept).collect();
+        self.dataset.put(DataElement::new(tags::RT_PLAN_LABEL, VR::SH, format!("{label}{label_suffix}")));
+        self.dataset.put(DataElement::new(tags::APPROVAL_STATUS, VR::CS, "UNAPPROVED"));
+        for of_approval in [tags::REVIEW_DATE, tags::REVIEW_TIME, tags::REVIEWER_NAME] {
+            self.dataset.remove_element(of_approval);
+        }
+        if let Some(uid) = template.sop_instance_uid() {
+            let predecessor = InMemDicomObject::from_element_iter([
+                DataElement::new(tags::REFERENCED_SOP_CLASS_UID, VR::UI, uids::RT_PLAN_STORAGE),
+                DataElement::new(tags::REFERENCED_SOP_INSTANCE_UID, VR::UI, uid),
+                DataElement::new(tags::RT_PLAN_RELATIONSHIP, VR::CS, "PREDECESSOR"),
+            ]);
+            self.dataset.put(sequence(tags::REFERENCED_RT_PLAN_SEQUENCE, vec![predecessor]));
+        }
+        let uid = content_uid(&self.to_bytes()?);
+        self.dataset.put(DataElement::new(tags::SOP_INSTANCE_UID, VR::UI, uid));
+        Ok(())
+    }
+}
+
+/// A UID that is the same for the same content, so that a repeated conversion makes no second plan (PS3.5 §B.2, with an
+/// RFC 9562 UUID of version 8).
+fn content_uid(content: &[u8]) -> String {
+    let digest = Sha256::digest(content);
+    let mut uuid = [0; 16];
+    uuid.iter_mut().zip(digest.iter()).for_each(|(byte, &hashed)| *byte = hashed);
+    let uuid = u128::from_be_bytes(uuid);
+    let version = 0xF_u128 << 76;
+    let variant = 0b11_u128 << 62;
+    format!("2.25.{}", (uuid & !version & !variant) | (8 << 76) | (0b10 << 62))
+}
+
+fn delivered(beam: &MatchedBeam) -> Result<&Delivery> {
+    beam.delivered.as_ref().filter(|delivery| delivery.total_mu() > 0.0).ok_or_else(|| {
+        Error::misuse(format!("beam {} of the plan was not delivered in this record", beam.planned.number))
+            .with_hint("choose the record of all beams, or a plan of this beam alone")
+    })
+}
+
+fn control_points(beam: &InMemDicomObject, delivery: &Delivery) -> Result<Vec<InMemDicomObject>> {
+    let templates = field::items(beam, tags::CONTROL_POINT_SEQUENCE, "Control Point Sequence")?;
+    let (Some(first), Some(last)) = (templates.first(), templates.last()) else {
+        return Err(malformed("control points", "none"));
+    };
+    // Later control points may name only what changes, or nothing; the first names all devices.
+    let devices = field::items(
+        first,
+        tags::BEAM_LIMITING_DEVICE_POSITION_SEQUENCE,
+        "Beam Limiting Device Position Sequence",
+    )?;
+    let gantry = delivery.gantry_bipolar_deg();
+    let collimator = delivery.collimator_bipolar_deg();
+    let total_mu = delivery.total_mu();
+    let first = without_positions(first);
+    let last = without_positions(last);
+    (0..delivery.n_cp())
+        .map(|index| {
+            let mut item = if index == 0 { first.clone() } else { last.clone() };
+            item.put(DataElement::new(tags::CONTROL_POINT_INDEX, VR::IS, index.to_string()));
+            put_angle(&mut item, gantry, index, tags::GANTRY_ANGLE, tags::GANTRY_ROTATION_DIRECTION);
+            put_angle(
+                &mut item,
+                collimator,
+                index,
+                tags::BEAM_LIMITING_DEVICE_ANGLE,
+                tags::BEAM_LIMITING_DEVICE_ROTATION_DIRECTION,
+            );
+            let positions = devices
+                .iter()
+                .map(|device| device_positions(device, delivery, index))
+                .collect::<Result<_>>()?;
+            item.put(sequence(tags::BEAM_LIMITING_DEVICE_POSITION_SEQUENCE, positions));
+            let meterset_mu = delivery.meterset_mu().get(index).copied().unwrap_or_default();
+            let weight = round_decimals(meterset_mu / total_mu, METERSET_DECIMALS as i32);
+            item.put(DataElement::new(
+                tags::CUMULATIVE_METERSET_WEIGHT,
+                VR::DS,
+                format!("{weight:.METERSET_DECIMALS$}"),
+            ));
+            Ok(item)
+        })
+        .collect()
+}
+
+/// A control point without what every written one gets anew.
+fn without_positions(control_point: &InMemDicomObject) -> InMemDicomObject {
+    let mut item = control_point.clone();
+    item.remove_element(tags::BEAM_LIMITING_DEVICE_POSITION_SEQUENCE);
+    item
+}
+
+fn put_angle(item: &mut InMemDicomObject, bipolar_deg: &[f64], index: usize, angle: Tag, direction: Tag) {
+    let now = bipolar_deg.get(index).copied().unwrap_or_default();
+    let next = bipolar_deg.get(index + 1).copied().unwrap_or(now);
+    let turn = if next > now {
+        "CW"
+    } else if next < now {
+        "CC"
+    } else {
+        "NONE"
+    };
+    item.put(DataElement::new(angle, VR::DS, decimal_string(iec_from_bipolar_deg(now))));
+    item.put(DataElement::new(direction, VR::CS, turn));
+}
+
+fn device_positions(
+    device: &InMemDicomObject,
+    delivery: &Delivery,
+    index: usize,
+) -> Result<InMemDicomObject> {
+    let beyond = || malformed("a control point of the delivery", "none");
+    let positions: Vec<f64> = match field::text(device, tags::RT_BEAM_LIMITING_DEVICE_TYPE).as_deref() {
+        Some("MLCX") => {
+            let tips = delivery.mlc_at(index).ok_or_else(beyond)?.as_chunks::<2>().0;
+            let bank_x1 = tips.iter().rev().map(|[_, tip]| -tip);
+            bank_x1.chain(tips.iter().rev().map(|[tip, _]| *tip)).collect()
+        }
+        Some("ASYMY" | "Y") => {
+            let [y2, minus_y1] = delivery.jaw_at(index).ok_or_else(beyond)?;
+            vec![-minus_y1, y2]
+        }
+        _ => return Ok(device.clone()),
+    };
+    let texts: Vec<String> = positions.into_iter().map(decimal_string).collect();
+    let mut item = device.clone();
+    item.put(DataElement::new(tags::LEAF_JAW_POSITIONS, VR::DS, PrimitiveValue::Strs(texts.into())));
+    Ok(item)
+}
+
+/// The shortest text that reads back equal, as far as 16 characters hold it.
+fn decimal_string(value: f64) -> String {
+    // Not −0: the axis is on neither side.
+    let value = value + 0.0;
+    let shortest = format!("{value:?}");
+    if shortest.len() <= MAX_DS_CHARACTERS {
+        return shortest;
+    }
+    let whole = format!("{:.0}", value.trunc()).len();
+    let decimals = MAX_DS_CHARACTERS.saturating_sub(whole + 2);
+    format!("{value:.decimals$}").trim_end_matches('0').to_owned()
+}
+
+fn sequence(tag: Tag, items: Vec<InMemDicomObject>) -> DataElement<InMemDicomObject> {
+    DataElement::new(tag, VR::SQ, DataSetSequence::from(items))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn decimal_strings_are_short_and_fit_16_characters() {
+        assert_eq!(decimal_string(306.0), "306.0");
+        assert_eq!(decimal_string(-0.0), "0.0");
+        assert_eq!(decimal_string(359.9), "359.9");
+        assert_eq!(decimal_string(306.099_999_999_999_97), "306.1");
+        let long = decimal_string(-100.0 / 3.0);
+        assert_eq!(long, "-33.333333333333");
+        assert!(long.len() <= 16);
+    }
+
+    #[test]
+    fn content_uids_are_valid_and_follow_the_content() {
+        let uid = content_uid(b"plan");
+        assert!(uid.starts_with("2.25.") && uid.len() <= 64, "{uid}");
+        assert_eq!(uid, content_uid(b"plan"));
+        assert_ne!(uid, content_uid(b"other"));
+    }
+}
