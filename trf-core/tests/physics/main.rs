@@ -10,3 +10,6 @@ mod data;
 mod delivery;
 mod metersetmap;
 mod npz;
+mod peer;
+mod rt_beams;
+mod rtplan;
