@@ -7,6 +7,9 @@
 
 pub mod convert;
 pub mod error;
+pub mod pixels;
+pub mod series;
+pub mod settings;
 
 use pyo3::prelude::*;
 
@@ -15,5 +18,7 @@ use pyo3::prelude::*;
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     error::register(module)?;
+    settings::register(module)?;
+    series::register(module)?;
     Ok(())
 }
