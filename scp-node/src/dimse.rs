@@ -1,7 +1,9 @@
-//! DIMSE messages: command sets and status codes. No I/O. Source: PS3.7.
+//! DIMSE messages: command sets, identifiers and status codes. No I/O. Source: PS3.7.
 
 pub mod command;
+pub mod identifier;
 pub mod status;
 
 pub use command::{Command, CommandField, Reply};
+pub use identifier::Identifier;
 pub use status::Status;

@@ -1,0 +1,295 @@
+//! One archive, and the three services that it is asked for.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+
+use super::association::Proposal;
+use super::{Association, Peer, STUDY_ROOT_FIND, STUDY_ROOT_MOVE, VERIFICATION, explain, listing};
+use crate::dimse::status::Class;
+use crate::dimse::{Command, CommandField, Identifier, Status};
+use crate::error::{Error, Result};
+use crate::images::walk::{Path, Syntax, Walker};
+use crate::names::AeTitle;
+use crate::settings::ArchiveSettings;
+
+/// How long a cancelled operation may take to say so. Justification: an archive checks for C-CANCEL between two answers.
+const CANCEL_GRACE: Duration = Duration::from_secs(2);
+/// Most answers of one query. Justification: a patient with 100 000 images in one archive is no QA patient; stops an
+/// archive that answers for ever.
+const ANSWERS_MAX: usize = 1_000_000;
+
+/// An archive as the settings name it, asked under our AE title.
+#[derive(Debug, Clone)]
+pub struct Archive {
+    settings: ArchiveSettings,
+    calling: AeTitle,
+}
+
+/// What C-ECHO, and the negotiation before it, told.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Echo {
+    /// Seconds to connect and associate.
+    pub associate_s: f64,
+    /// Seconds from C-ECHO-RQ to C-ECHO-RSP.
+    pub echo_s: f64,
+    /// Whether C-FIND on Study Root is offered to us.
+    pub find: bool,
+    /// Whether C-MOVE on Study Root is offered to us.
+    pub move_: bool,
+    /// Implementation version name or class UID, when the archive says it.
+    pub implementation: Option<String>,
+}
+
+/// The elements of one answer, as [`crate::images::head::Head::new`] reads them.
+pub type Answer = BTreeMap<Path, Vec<u8>>;
+
+/// How a C-FIND ended, and what it gave.
+#[derive(Debug, Clone)]
+pub struct FindOutcome {
+    /// Final status.
+    pub status: Status,
+    /// Error comment of the final response.
+    pub comment: Option<String>,
+    /// The answers, in the archive's order.
+    pub answers: Vec<Answer>,
+}
+
+/// How a C-MOVE ended. PS3.4 §C.4.2.1.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MoveOutcome {
+    /// Final status.
+    pub status: Status,
+    /// Error comment of the final response.
+    pub comment: Option<String>,
+    /// Sub-operations that succeeded.
+    pub completed: Option<u16>,
+    /// Sub-operations that failed.
+    pub failed: Option<u16>,
+    /// Sub-operations that ended with a warning.
+    pub warning: Option<u16>,
+}
+
+impl Default for MoveOutcome {
+    fn default() -> Self {
+        Self { status: Status::SUCCESS, comment: None, completed: None, failed: None, warning: None }
+    }
+}
+
+impl MoveOutcome {
+    /// Whether the archive says that all went well: status success and no sub-operation with failure or warning.
+    pub fn is_clean(&self) -> bool {
+        self.status == Status::SUCCESS && self.failed.unwrap_or(0) == 0 && self.warning.unwrap_or(0) == 0
+    }
+}
+
+/// Sub-operations of a running C-MOVE; `None` where the archive does not tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pending {
+    /// Still to come.
+    pub remaining: Option<u16>,
+    /// Done, failed ones included.
+    pub done: u16,
+}
+
+impl FindOutcome {
+    /// The answers, or the archive's refusal as an error.
+    ///
+    /// # Errors
+    /// [`Error::PeerMisbehaved`] with a sentence for the status.
+    pub fn into_answers(self, peer: &Peer) -> Result<Vec<Answer>> {
+        match self.status.class() {
+            Class::Success | Class::Warning => Ok(self.answers),
+            _ => Err(explain::find_failed(peer, self.status, self.comment.as_deref())),
+        }
+    }
+}
+
+impl Archive {
+    /// An archive, and the AE title under which we ask it.
+    pub fn new(settings: &ArchiveSettings, calling: &AeTitle) -> Self {
+        Self { settings: settings.clone(), calling: calling.clone() }
+    }
+
+    /// Its settings.
+    pub fn settings(&self) -> &ArchiveSettings {
+        &self.settings
+    }
+
+    /// Our AE title.
+    pub fn calling(&self) -> &AeTitle {
+        &self.calling
+    }
+
+    /// Its name in errors and logs.
+    pub fn peer(&self) -> Peer {
+        let s = &self.settings;
+        Peer { ae_title: s.ae_title.clone(), address: format!("{}:{}", s.host, s.port) }
+    }
+
+    async fn associate(&self, abstract_syntaxes: &[&str]) -> Result<Association> {
+        let s = &self.settings;
+        Association::establish(&Proposal {
+            peer: self.peer(),
+            host: &s.host,
+            port: s.port,
+            calling: &self.calling,
+            abstract_syntaxes,
+            connect_timeout: Duration::from_secs_f64(s.connect_timeout_s),
+            response_timeout: Duration::from_secs_f64(s.response_timeout_s),
+        })
+        .await
+    }
+
+    /// An association for finding and moving.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`], [`Error::Timeout`], or [`Error::PeerMisbehaved`] with the reason of a rejection.
+    pub async fn connect(&self) -> Result<Association> {
+        self.associate(&[STUDY_ROOT_FIND, STUDY_ROOT_MOVE]).await
+    }
+
+    /// Says hello, and learns what the archive offers to us.
+    ///
+    /// # Errors
+    /// As [`Archive::connect`].
+    pub async fn echo(&self) -> Result<Echo> {
+        let start = Instant::now();
+        let mut association = self.associate(&[VERIFICATION, STUDY_ROOT_FIND, STUDY_ROOT_MOVE]).await?;
+        let associate_s = start.elapsed().as_secs_f64();
+        let start = Instant::now();
+        let id = association.next_message_id();
+        association.send(&Command::request(CommandField::CEchoRq, id, VERIFICATION), None).await?;
+        let (response, _) = association.receive("C-ECHO").await?;
+        let status = response.status.unwrap_or(Status::PROCESSING_FAILURE);
+        if status != Status::SUCCESS {
+            return Err(explain::echo_failed(association.peer(), status));
+        }
+        let (class, name) = association.implementation.clone();
+        let echo = Echo {
+            associate_s,
+            echo_s: start.elapsed().as_secs_f64(),
+            find: association.offers(STUDY_ROOT_FIND),
+            move_: association.offers(STUDY_ROOT_MOVE),
+            implementation: name.or(class),
+        };
+        association.release().await;
+        Ok(echo)
+    }
+}
+
+impl Association {
+    /// One C-FIND, to its end.
+    ///
+    /// # Errors
+    /// When the association breaks, or [`Error::Cancelled`] after a C-CANCEL; a failure status is no error here, since a
+    /// refusal tells which strategy the archive wants.
+    pub async fn find(&mut self, query: &Identifier, cancel: &CancellationToken) -> Result<FindOutcome> {
+        let id = self.next_message_id();
+        let request = Command { has_data_set: true, ..Command::request(CommandField::CFindRq, id, STUDY_ROOT_FIND) };
+        self.send(&request, Some(query)).await?;
+        let mut answers = Vec::new();
+        loop {
+            let (response, data) = self.response(CommandField::CFindRsp, id, STUDY_ROOT_FIND, cancel).await?;
+            let status = response.status.unwrap_or(Status::PROCESSING_FAILURE);
+            if status.class() != Class::Pending {
+                return Ok(FindOutcome { status, comment: response.error_comment, answers });
+            }
+            if answers.len() >= ANSWERS_MAX {
+                return Err(Error::Limit {
+                    what: "the number of an archive's answers",
+                    limit: ANSWERS_MAX as u64,
+                    found: answers.len() as u64 + 1,
+                });
+            }
+            let mut walker = Walker::new(Syntax::from_uid("1.2.840.10008.1.2"), listing::wanted);
+            walker.push(&data)?;
+            answers.push(walker.finish()?);
+        }
+    }
+
+    /// One C-MOVE, to its end.
+    ///
+    /// # Arguments
+    /// * `destination` — the AE title that the archive shall send to
+    /// * `pending` — called for each pending response
+    /// # Errors
+    /// As [`Association::find`].
+    pub async fn move_to(
+        &mut self,
+        destination: &AeTitle,
+        query: &Identifier,
+        cancel: &CancellationToken,
+        mut pending: impl FnMut(Pending),
+    ) -> Result<MoveOutcome> {
+        let id = self.next_message_id();
+        let request = Command {
+            has_data_set: true,
+            move_destination: Some(destination.as_str().to_owned()),
+            ..Command::request(CommandField::CMoveRq, id, STUDY_ROOT_MOVE)
+        };
+        self.send(&request, Some(query)).await?;
+        loop {
+            let (response, _) = self.response(CommandField::CMoveRsp, id, STUDY_ROOT_MOVE, cancel).await?;
+            let status = response.status.unwrap_or(Status::PROCESSING_FAILURE);
+            let done = [response.completed, response.failed, response.warning].into_iter().flatten();
+            if status.class() == Class::Pending {
+                pending(Pending { remaining: response.remaining, done: done.fold(0, u16::saturating_add) });
+                continue;
+            }
+            return Ok(MoveOutcome {
+                status,
+                comment: response.error_comment,
+                completed: response.completed,
+                failed: response.failed,
+                warning: response.warning,
+            });
+        }
+    }
+
+    /// The next response to this request; when cancelled, sends C-CANCEL and waits for the archive to stop.
+    async fn response(
+        &mut self,
+        field: CommandField,
+        id: u16,
+        class: &str,
+        cancel: &CancellationToken,
+    ) -> Result<(Command, Vec<u8>)> {
+        let what = if field == CommandField::CFindRsp { "C-FIND" } else { "C-MOVE" };
+        let received = tokio::select! {
+            biased;
+            () = cancel.cancelled() => None,
+            received = self.receive(what) => Some(received?),
+        };
+        let Some((response, data)) = received else {
+            self.stop(field, id, class).await;
+            return Err(Error::Cancelled);
+        };
+        if response.field != field || response.responded_to.is_some_and(|r| r != id) {
+            return Err(explain::unexpected(self.peer(), &format!("it answers {what} with another message")));
+        }
+        Ok((response, data))
+    }
+
+    /// C-CANCEL-RQ, PS3.7 §9.3.2.3; then what is still under way is read, for a moment, and dropped.
+    async fn stop(&mut self, field: CommandField, id: u16, class: &str) {
+        let cancel = Command {
+            responded_to: Some(id),
+            sop_class_uid: Some(class.to_owned()),
+            ..Command::new(CommandField::CCancelRq)
+        };
+        if self.send(&cancel, None).await.is_err() {
+            return;
+        }
+        let drain = async {
+            while let Ok((response, _)) = self.receive("C-CANCEL").await {
+                let pending = response.status.is_some_and(|s| s.class() == Class::Pending);
+                if response.field == field && !pending {
+                    break;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(CANCEL_GRACE, drain).await;
+    }
+}
