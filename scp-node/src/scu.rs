@@ -7,11 +7,13 @@
 pub mod archive;
 pub mod association;
 pub mod explain;
+pub mod inquiry;
 pub mod listing;
 pub mod query;
 
 pub use archive::{Archive, Echo, FindOutcome, MoveOutcome};
 pub use association::{Association, Peer};
+pub use inquiry::Inquiry;
 pub use listing::{ListedImage, ListedPlan, ListedSeries};
 
 /// Verification SOP class. PS3.4 §A.4.

@@ -72,10 +72,17 @@ fn uid(text: Option<&String>) -> Option<Uid> {
     text.and_then(|t| Uid::new(t))
 }
 
-/// Whether the answer is about this patient. An archive may match without regard to case, or take `*` in a patient ID
-/// as a wildcard: an answer about another patient must never be used. An answer without the ID is about whom we asked.
-fn is_about(head: &Head, patient_id: &str) -> bool {
-    head.patient_id.is_empty() || head.patient_id == patient_id
+/// Whether the answer is about this patient. An archive may match without regard to case, take `*` in a patient ID as a
+/// wildcard, or ignore the key: an answer about another patient must never be used. Only a hierarchical query, which
+/// names a study or series of the patient, may be answered without the ID.
+fn is_about(head: &Head, patient_id: &str, hierarchical: bool) -> bool {
+    head.patient_id == patient_id || (hierarchical && head.patient_id.is_empty())
+}
+
+/// The study of a STUDY-level answer about this patient.
+pub(super) fn study_of(answer: &Answer, patient_id: &str) -> Option<Uid> {
+    let head = typed(answer);
+    is_about(&head, patient_id, false).then(|| uid(head.study_uid.as_ref()))?
 }
 
 impl ListedSeries {
@@ -84,7 +91,7 @@ impl ListedSeries {
         let head = typed(answer);
         let count = answer.get(&Path { parent: 0, tag: SERIES_INSTANCES });
         let count = count.and_then(|v| std::str::from_utf8(v).ok()).and_then(|t| t.trim_matches([' ', '\0']).parse().ok());
-        is_about(&head, patient_id).then_some(())?;
+        is_about(&head, patient_id, study_uid.is_some()).then_some(())?;
         Some(Self {
             study_uid: uid(head.study_uid.as_ref()).or_else(|| study_uid.cloned())?,
             series_uid: uid(head.series_uid.as_ref())?,
@@ -108,7 +115,7 @@ impl ListedImage {
     /// From an IMAGE-level answer; `series` is the one that was asked for, when it was.
     pub(super) fn read(answer: &Answer, patient_id: &str, series: Option<&ListedSeries>) -> Option<Self> {
         let head = typed(answer);
-        is_about(&head, patient_id).then_some(())?;
+        is_about(&head, patient_id, series.is_some()).then_some(())?;
         Some(Self {
             sop_instance_uid: uid(head.sop_instance_uid.as_ref())?,
             study_uid: uid(head.study_uid.as_ref()).or_else(|| series.map(|s| s.study_uid.clone()))?,
@@ -130,7 +137,7 @@ impl ListedPlan {
     /// From an IMAGE-level answer; `series` is the one that was asked for, when it was.
     pub(super) fn read(answer: &Answer, patient_id: &str, series: Option<&ListedSeries>) -> Option<Self> {
         let head = typed(answer);
-        is_about(&head, patient_id).then_some(())?;
+        is_about(&head, patient_id, series.is_some()).then_some(())?;
         Some(Self {
             plan_uid: uid(head.sop_instance_uid.as_ref())?,
             study_uid: uid(head.study_uid.as_ref()).or_else(|| series.map(|s| s.study_uid.clone()))?,

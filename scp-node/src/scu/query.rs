@@ -3,7 +3,7 @@
 //! Every query is narrow: it names the patient, and asks only for attributes that a decision needs. Source: PS3.4 §C.6.2.
 
 use super::listing::SERIES_INSTANCES;
-use super::{ListedImage, ListedSeries};
+use super::ListedSeries;
 use crate::dimse::Identifier;
 use crate::names::Uid;
 
@@ -39,11 +39,15 @@ pub enum Scope<'a> {
     Series(&'a ListedSeries),
 }
 
-fn scoped(level: &str, patient_id: &str, scope: Scope<'_>) -> Identifier {
-    let query = Identifier::new().text(LEVEL, level).text(PATIENT_ID, patient_id).returning(&[STUDY, SERIES]);
+/// A hierarchical query may hold only unique keys of the levels above its own, PS3.4 §C.4.1.2.1: patient ID and modality
+/// belong to relational ones.
+fn scoped(level: &str, patient_id: &str, modality: &str, scope: Scope<'_>) -> Identifier {
+    let query = Identifier::new().text(LEVEL, level);
     match scope {
-        Scope::Patient => query,
-        Scope::Study(study) => query.uids(STUDY, [study.as_str()]),
+        Scope::Patient => {
+            query.text(PATIENT_ID, patient_id).text(MODALITY, modality).returning(&[STUDY, SERIES])
+        }
+        Scope::Study(study) => query.uids(STUDY, [study.as_str()]).text(MODALITY, modality).returning(&[SERIES]),
         Scope::Series(s) => query.uids(STUDY, [s.study_uid.as_str()]).uids(SERIES, [s.series_uid.as_str()]),
     }
 }
@@ -55,13 +59,12 @@ pub fn studies(patient_id: &str) -> Identifier {
 
 /// Series with their counts, of all modalities: one query tells about plans and images.
 pub fn series(patient_id: &str, scope: Scope<'_>) -> Identifier {
-    scoped("SERIES", patient_id, scope).returning(&[MODALITY, SERIES_INSTANCES])
+    scoped("SERIES", patient_id, "", scope).returning(&[SERIES_INSTANCES])
 }
 
 /// Plans with their labels.
 pub fn plans(patient_id: &str, scope: Scope<'_>) -> Identifier {
-    let query = scoped("IMAGE", patient_id, scope).text(MODALITY, "RTPLAN");
-    query.returning(&[SOP_CLASS, SOP_INSTANCE, PLAN_LABEL, PLAN_DATE, PLAN_TIME])
+    scoped("IMAGE", patient_id, "RTPLAN", scope).returning(&[SOP_CLASS, SOP_INSTANCE, PLAN_LABEL, PLAN_DATE, PLAN_TIME])
 }
 
 /// One plan by its UID, whoever the patient is: relational.
@@ -74,8 +77,7 @@ pub fn plan_by_uid(plan_uid: &Uid) -> Identifier {
 pub fn images(patient_id: &str, scope: Scope<'_>) -> Identifier {
     let plan = Identifier::new().returning(&[REFERENCED_INSTANCE]);
     let exposure = Identifier::new().returning(&[KVP]);
-    scoped("IMAGE", patient_id, scope)
-        .text(MODALITY, "RTIMAGE")
+    scoped("IMAGE", patient_id, "RTIMAGE", scope)
         .returning(&[SOP_INSTANCE, IMAGE_TYPE, ACQUISITION_DATE, ACQUISITION_TIME, CONTENT_DATE, CONTENT_TIME])
         .returning(&[DOSIMETER_UNIT])
         .sequence(PLAN_REFERENCE, &plan)
@@ -83,28 +85,19 @@ pub fn images(patient_id: &str, scope: Scope<'_>) -> Identifier {
 }
 
 /// Moves a whole series.
-pub fn move_series(patient_id: &str, study: &Uid, series: &Uid) -> Identifier {
-    let query = Identifier::new().text(LEVEL, "SERIES").text(PATIENT_ID, patient_id);
-    query.uids(STUDY, [study.as_str()]).uids(SERIES, [series.as_str()])
+pub fn move_series(study: &Uid, series: &Uid) -> Identifier {
+    Identifier::new().text(LEVEL, "SERIES").uids(STUDY, [study.as_str()]).uids(SERIES, [series.as_str()])
 }
 
 /// Moves some instances of one series. The unique key of the level may be a list: PS3.4 §C.4.2.1.4.2.
 pub fn move_instances<'a>(
-    patient_id: &str,
     study: &Uid,
     series: &Uid,
     instances: impl IntoIterator<Item = &'a Uid>,
 ) -> Identifier {
-    let query = Identifier::new().text(LEVEL, "IMAGE").text(PATIENT_ID, patient_id);
-    query
+    Identifier::new()
+        .text(LEVEL, "IMAGE")
         .uids(STUDY, [study.as_str()])
         .uids(SERIES, [series.as_str()])
         .uids(SOP_INSTANCE, instances.into_iter().map(Uid::as_str))
-}
-
-/// Likewise for listed images of one series.
-pub fn move_images(patient_id: &str, images: &[&ListedImage]) -> Option<Identifier> {
-    let first = images.first()?;
-    let instances = images.iter().map(|i| &i.sop_instance_uid);
-    Some(move_instances(patient_id, &first.study_uid, &first.series_uid, instances))
 }

@@ -31,6 +31,9 @@ pub struct ArchiveSettings {
     /// Seconds between two messages of the archive; some Aria sites need well above 25.
     #[serde(default = "default_response")]
     pub response_timeout_s: f64,
+    /// Associations that we hold with it at once, to ask about several series side by side.
+    #[serde(default = "default_associations")]
+    pub associations: usize,
 }
 
 /// How an archive is asked.
@@ -58,6 +61,9 @@ fn default_connect() -> f64 {
 fn default_response() -> f64 {
     60.0
 }
+fn default_associations() -> usize {
+    3
+}
 
 impl ArchiveSettings {
     /// An archive with defaults for all that is not named.
@@ -71,12 +77,16 @@ impl ArchiveSettings {
             fresh_for_s: default_fresh_for(),
             connect_timeout_s: default_connect(),
             response_timeout_s: default_response(),
+            associations: default_associations(),
         }
     }
 
     pub(super) fn check(&self) -> Result<()> {
         if self.name.is_empty() || self.host.is_empty() || self.port == 0 {
             return Err(wrong("archive", "name, host and port must not be empty or 0".into()));
+        }
+        if !(1..=16).contains(&self.associations) {
+            return Err(wrong("archive.associations", format!("{} is not between 1 and 16", self.associations)));
         }
         for (key, value) in [
             ("archive.fresh_for_s", self.fresh_for_s),

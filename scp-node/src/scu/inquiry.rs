@@ -1,0 +1,263 @@
+//! How an archive is asked: which queries, in which order, on how many associations.
+//!
+//! A SERIES-level query with counts comes first, so that only series that changed are asked for in detail. A relational
+//! archive (Aria) answers it for the whole patient at once; the others are walked from study to series. Which kind an
+//! archive is, is found out by the first query, and told to the caller, who remembers it.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::archive::Answer;
+use super::query::{self, Scope};
+use super::{Archive, Association, ListedImage, ListedPlan, ListedSeries};
+use crate::dimse::Identifier;
+use crate::dimse::status::Class;
+use crate::error::{Error, Result};
+use crate::names::Uid;
+use crate::settings::Strategy;
+
+/// Up to so many series are asked for one by one, also at a relational archive: narrower than asking for all.
+const ONE_BY_ONE: usize = 3;
+
+/// One job's conversation with one archive.
+#[derive(Debug)]
+pub struct Inquiry {
+    archive: Archive,
+    cancel: CancellationToken,
+    strategy: Strategy,
+    idle: Vec<Association>,
+    queries: usize,
+}
+
+impl Inquiry {
+    /// Begins without connecting.
+    ///
+    /// # Arguments
+    /// * `strategy` — what is set or remembered; `Auto` finds out
+    pub fn new(archive: &Archive, strategy: Strategy, cancel: &CancellationToken) -> Self {
+        Self { archive: archive.clone(), cancel: cancel.clone(), strategy, idle: Vec::new(), queries: 0 }
+    }
+
+    /// The archive.
+    pub fn archive(&self) -> &Archive {
+        &self.archive
+    }
+
+    /// What is known by now about how this archive wants to be asked.
+    pub fn strategy(&self) -> Strategy {
+        self.strategy
+    }
+
+    /// How many C-FINDs were sent.
+    pub fn queries(&self) -> usize {
+        self.queries
+    }
+
+    /// An association that is not in use, or a new one.
+    ///
+    /// # Errors
+    /// As [`Archive::connect`]; [`Error::Cancelled`].
+    pub async fn association(&mut self) -> Result<Association> {
+        match self.idle.pop() {
+            Some(association) => Ok(association),
+            None => tokio::select! {
+                biased;
+                () = self.cancel.cancelled() => Err(Error::Cancelled),
+                established = self.archive.connect() => established,
+            },
+        }
+    }
+
+    /// Gives an association back that may be used again.
+    pub fn give_back(&mut self, association: Association) {
+        self.idle.push(association);
+    }
+
+    /// Releases all associations, in order.
+    pub async fn close(self) {
+        let mut closing = JoinSet::new();
+        for association in self.idle {
+            closing.spawn(association.release());
+        }
+        while closing.join_next().await.is_some() {}
+    }
+
+    /// The patient's series, of all modalities.
+    ///
+    /// # Errors
+    /// As [`Archive::connect`]; [`Error::PeerMisbehaved`] when the archive refuses both ways of asking.
+    pub async fn series(&mut self, patient_id: &str) -> Result<Vec<ListedSeries>> {
+        if self.strategy != Strategy::Hierarchical {
+            let mut association = self.association().await?;
+            self.queries += 1;
+            let outcome = association.find(&query::series(patient_id, Scope::Patient), &self.cancel).await?;
+            self.give_back(association);
+            if outcome.status.class() != Class::Failure {
+                let series: Vec<_> =
+                    outcome.answers.iter().filter_map(|a| ListedSeries::read(a, patient_id, None)).collect();
+                if !series.is_empty() {
+                    self.learn(Strategy::Relational);
+                    return Ok(series);
+                }
+            }
+            // Refused, or nothing: some archives answer a relational query with success and no match.
+            tracing::debug!(archive = %self.archive.peer(), status = %outcome.status, "no answers to a relational query");
+        }
+        let series = self.series_by_study(patient_id).await?;
+        if !series.is_empty() {
+            self.learn(Strategy::Hierarchical);
+        }
+        Ok(series)
+    }
+
+    /// Keeps what was found out, unless the settings say how this archive is asked.
+    fn learn(&mut self, strategy: Strategy) {
+        if self.archive.settings().strategy == Strategy::Auto && self.strategy != strategy {
+            self.strategy = strategy;
+            tracing::info!(archive = %self.archive.peer(), ?strategy, "found out how this archive is asked");
+        }
+    }
+
+    async fn series_by_study(&mut self, patient_id: &str) -> Result<Vec<ListedSeries>> {
+        let answers = self.find_one(query::studies(patient_id)).await?;
+        let studies: Vec<Uid> = answers.iter().filter_map(|a| super::listing::study_of(a, patient_id)).collect();
+        let queries = studies.iter().map(|s| query::series(patient_id, Scope::Study(s))).collect();
+        let found = self.find_all(queries).await?;
+        let read = |(study, answers): (&Uid, Vec<Answer>)| -> Vec<ListedSeries> {
+            answers.iter().filter_map(|a| ListedSeries::read(a, patient_id, Some(study))).collect()
+        };
+        Ok(studies.iter().zip(found).flat_map(read).collect())
+    }
+
+    /// The plans in these series.
+    ///
+    /// # Errors
+    /// As [`Inquiry::series`].
+    pub async fn plans(&mut self, patient_id: &str, series: &[ListedSeries]) -> Result<Vec<ListedPlan>> {
+        if self.asks_for_all(series)
+            && let Some(answers) = self.find_relational(query::plans(patient_id, Scope::Patient)).await?
+        {
+            let plans = answers.iter().filter_map(|a| ListedPlan::read(a, patient_id, None));
+            // An archive may ignore the modality: DCMTK answers with everything the patient has.
+            return Ok(plans.filter(|p| series.iter().any(|s| s.series_uid == p.series_uid)).collect());
+        }
+        let queries = series.iter().map(|s| query::plans(patient_id, Scope::Series(s))).collect();
+        let found = self.find_all(queries).await?;
+        let read = |(series, answers): (&ListedSeries, Vec<Answer>)| -> Vec<ListedPlan> {
+            answers.iter().filter_map(|a| ListedPlan::read(a, patient_id, Some(series))).collect()
+        };
+        Ok(series.iter().zip(found).flat_map(read).collect())
+    }
+
+    /// The RT Images in these series.
+    ///
+    /// # Errors
+    /// As [`Inquiry::series`].
+    pub async fn images(&mut self, patient_id: &str, series: &[ListedSeries]) -> Result<Vec<ListedImage>> {
+        let uncounted = series.iter().all(|s| s.instances.is_none());
+        if uncounted
+            && self.asks_for_all(series)
+            && let Some(answers) = self.find_relational(query::images(patient_id, Scope::Patient)).await?
+        {
+            let images = answers.iter().filter_map(|a| ListedImage::read(a, patient_id, None));
+            return Ok(images.filter(|i| series.iter().any(|s| s.series_uid == i.series_uid)).collect());
+        }
+        let queries = series.iter().map(|s| query::images(patient_id, Scope::Series(s))).collect();
+        let found = self.find_all(queries).await?;
+        let read = |(series, answers): (&ListedSeries, Vec<Answer>)| -> Vec<ListedImage> {
+            answers.iter().filter_map(|a| ListedImage::read(a, patient_id, Some(series))).collect()
+        };
+        Ok(series.iter().zip(found).flat_map(read).collect())
+    }
+
+    fn asks_for_all(&self, series: &[ListedSeries]) -> bool {
+        self.strategy == Strategy::Relational && series.len() > ONE_BY_ONE
+    }
+
+    /// An IMAGE-level query over the whole patient, who is known to have what is asked for; `None` when the archive does
+    /// not do that after all: DCMTK answers such queries at SERIES level, but refuses them at IMAGE level.
+    async fn find_relational(&mut self, query: Identifier) -> Result<Option<Vec<Answer>>> {
+        let mut association = self.association().await?;
+        self.queries += 1;
+        let outcome = association.find(&query, &self.cancel).await?;
+        let peer = association.peer().clone();
+        self.give_back(association);
+        if self.archive.settings().strategy == Strategy::Relational {
+            return outcome.into_answers(&peer).map(Some);
+        }
+        if outcome.status.class() == Class::Failure || outcome.answers.is_empty() {
+            self.learn(Strategy::Hierarchical);
+            return Ok(None);
+        }
+        Ok(Some(outcome.answers))
+    }
+
+    async fn find_one(&mut self, query: Identifier) -> Result<Vec<Answer>> {
+        Ok(self.find_all(vec![query]).await?.pop().unwrap_or_default())
+    }
+
+    /// Sends queries on several associations; the answers stand in the order of the queries.
+    async fn find_all(&mut self, queries: Vec<Identifier>) -> Result<Vec<Vec<Answer>>> {
+        let n = queries.len();
+        self.queries += n;
+        let queue: Arc<Mutex<VecDeque<_>>> = Arc::new(Mutex::new(queries.into_iter().enumerate().collect()));
+        let workers = n.min(self.archive.settings().associations);
+        let mut running = JoinSet::new();
+        for worker in 0..workers {
+            let (idle, archive) = (self.idle.pop(), self.archive.clone());
+            running.spawn(work(idle, archive, worker > 0, Arc::clone(&queue), self.cancel.clone()));
+        }
+        let mut found = vec![Vec::new(); n];
+        while let Some(finished) = running.join_next().await {
+            let (association, answered) = finished.map_err(|e| Error::Misuse {
+                what: format!("a query's task ended early: {e}"),
+                hint: "this is a bug: please report it".into(),
+            })??;
+            self.idle.extend(association);
+            for (at, answers) in answered {
+                if let Some(slot) = found.get_mut(at) {
+                    *slot = answers;
+                }
+            }
+        }
+        Ok(found)
+    }
+}
+
+type Answered = Vec<(usize, Vec<Answer>)>;
+
+/// Takes queries from the queue until it is empty. A helper that gets no association of its own leaves the work to the
+/// others: archives limit how many they accept.
+async fn work(
+    idle: Option<Association>,
+    archive: Archive,
+    is_helper: bool,
+    queue: Arc<Mutex<VecDeque<(usize, Identifier)>>>,
+    cancel: CancellationToken,
+) -> Result<(Option<Association>, Answered)> {
+    let mut association = match idle {
+        Some(association) => association,
+        None => {
+            let connected = tokio::select! {
+                biased;
+                () = cancel.cancelled() => return Err(Error::Cancelled),
+                connected = archive.connect() => connected,
+            };
+            match connected {
+                Ok(association) => association,
+                Err(_) if is_helper => return Ok((None, Vec::new())),
+                Err(error) => return Err(error),
+            }
+        }
+    };
+    let mut answered = Vec::new();
+    loop {
+        let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+        let Some((at, query)) = next else { return Ok((Some(association), answered)) };
+        let outcome = association.find(&query, &cancel).await?;
+        answered.push((at, outcome.into_answers(association.peer())?));
+    }
+}
