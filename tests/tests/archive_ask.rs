@@ -10,7 +10,8 @@ use tests::peers::{Destination, PeerArchive, free_port};
 use tokio_util::sync::CancellationToken;
 
 fn asked_as(calling: &str, archive: &PeerArchive) -> Archive {
-    let settings = ArchiveSettings::new("a", AeTitle::new(archive.ae_title).unwrap(), "localhost", archive.port);
+    let settings =
+        ArchiveSettings::new("a", AeTitle::new(archive.ae_title).unwrap(), "localhost", archive.port);
     Archive::new(&settings, &AeTitle::new(calling).unwrap())
 }
 

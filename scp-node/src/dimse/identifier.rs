@@ -94,8 +94,10 @@ mod tests {
     #[test]
     fn keys_are_written_in_order_and_padded_to_even_length() {
         let plan = Identifier::new().uids(0x0008_1155, ["1.2"]);
-        let query =
-            Identifier::new().sequence(0x300C_0002, &plan).text(0x0010_0020, "A").uids(0x0008_0018, ["1.2", "1.3.4"]);
+        let query = Identifier::new()
+            .sequence(0x300C_0002, &plan)
+            .text(0x0010_0020, "A")
+            .uids(0x0008_0018, ["1.2", "1.3.4"]);
         let expected: &[u8] = b"\x08\0\x18\0\x0a\0\0\x001.2\\1.3.4\0\
             \x10\0\x20\0\x02\0\0\0A \
             \x0c\x30\x02\0\x14\0\0\0\xfe\xff\0\xe0\x0c\0\0\0\x08\0\x55\x11\x04\0\0\x001.2\0";

@@ -187,7 +187,8 @@ impl Association {
     /// refusal tells which strategy the archive wants.
     pub async fn find(&mut self, query: &Identifier, cancel: &CancellationToken) -> Result<FindOutcome> {
         let id = self.next_message_id();
-        let request = Command { has_data_set: true, ..Command::request(CommandField::CFindRq, id, STUDY_ROOT_FIND) };
+        let request =
+            Command { has_data_set: true, ..Command::request(CommandField::CFindRq, id, STUDY_ROOT_FIND) };
         self.send(&request, Some(query)).await?;
         let mut answers = Vec::new();
         loop {

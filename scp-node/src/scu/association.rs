@@ -8,8 +8,8 @@ use std::fmt;
 use std::time::Duration;
 
 use dicom_ul::pdu::{
-    AbortRQSource, AssociationRQ, Pdu, PresentationContextProposed, PresentationContextResultReason, UserVariableItem,
-    read_pdu, write_pdu,
+    AbortRQSource, AssociationRQ, Pdu, PresentationContextProposed, PresentationContextResultReason,
+    UserVariableItem, read_pdu, write_pdu,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -141,10 +141,13 @@ impl Association {
                     match item {
                         UserVariableItem::MaxLength(length) => {
                             let length = if length == 0 { UNLIMITED_PDU } else { length.min(UNLIMITED_PDU) };
-                            self.fragment_max = (length as usize).saturating_sub(PDV_OVERHEAD).max(FRAGMENT_MIN);
+                            self.fragment_max =
+                                (length as usize).saturating_sub(PDV_OVERHEAD).max(FRAGMENT_MIN);
                         }
                         UserVariableItem::ImplementationClassUID(uid) => self.implementation.0 = Some(uid),
-                        UserVariableItem::ImplementationVersionName(name) => self.implementation.1 = Some(name),
+                        UserVariableItem::ImplementationVersionName(name) => {
+                            self.implementation.1 = Some(name)
+                        }
                         _ => {}
                     }
                 }
@@ -204,16 +207,24 @@ impl Association {
                 Pdu::PData { data } => data,
                 Pdu::AbortRQ { source } => {
                     self.over = true;
-                    return Err(explain::aborted(&self.peer, matches!(source, AbortRQSource::ServiceProvider(_))));
+                    return Err(explain::aborted(
+                        &self.peer,
+                        matches!(source, AbortRQSource::ServiceProvider(_)),
+                    ));
                 }
-                other => return Err(explain::unexpected(&self.peer, &format!("it sent {} unasked", kind(&other)))),
+                other => {
+                    return Err(explain::unexpected(&self.peer, &format!("it sent {} unasked", kind(&other))));
+                }
             };
             for value in values {
                 let is_command = value.value_type == dicom_ul::pdu::PDataValueType::Command;
                 let (target, most) =
                     if is_command { (&mut command_set, COMMAND_SET_MAX) } else { (&mut data, ANSWER_MAX) };
                 if is_command == command.is_some() {
-                    return Err(explain::unexpected(&self.peer, "its command and data fragments are out of order"));
+                    return Err(explain::unexpected(
+                        &self.peer,
+                        "its command and data fragments are out of order",
+                    ));
                 }
                 if target.len() + value.data.len() > most {
                     return Err(Error::Limit {
@@ -274,8 +285,10 @@ impl Association {
 
     async fn write_pdu(&mut self, pdu: &Pdu) -> Result<()> {
         let mut bytes = Vec::with_capacity(512);
-        write_pdu(&mut bytes, pdu)
-            .map_err(|e| Error::Misuse { what: format!("a PDU cannot be written: {e}"), hint: String::new() })?;
+        write_pdu(&mut bytes, pdu).map_err(|e| Error::Misuse {
+            what: format!("a PDU cannot be written: {e}"),
+            hint: String::new(),
+        })?;
         self.write(&bytes).await
     }
 

@@ -27,7 +27,10 @@ pub(super) fn unreachable(peer: &Peer, error: &std::io::Error) -> Error {
             format!("no way to this host ({error})"),
             "check the network, and the host of this [[archive]]".to_owned(),
         ),
-        _ => (format!("cannot connect ({error})"), "check host and port of this [[archive]], and the network".to_owned()),
+        _ => (
+            format!("cannot connect ({error})"),
+            "check host and port of this [[archive]], and the network".to_owned(),
+        ),
     };
     Error::Unreachable { peer: peer.to_string(), what, hint }
 }
@@ -57,7 +60,9 @@ pub(super) fn associate_timeout(peer: &Peer, seconds: f64) -> Error {
     Error::Timeout {
         what: format!("{peer}: the answer to our association request"),
         seconds,
-        hint: "the port is open but no DICOM service answers: check the port, or restart the archive's service".into(),
+        hint:
+            "the port is open but no DICOM service answers: check the port, or restart the archive's service"
+                .into(),
     }
 }
 
@@ -66,7 +71,8 @@ pub(super) fn response_timeout(peer: &Peer, what: &str, seconds: f64) -> Error {
     Error::Timeout {
         what: format!("{peer}: the answer to {what}"),
         seconds,
-        hint: "the archive is slow or hangs: try again, or raise response_timeout_s of this [[archive]]".into(),
+        hint: "the archive is slow or hangs: try again, or raise response_timeout_s of this [[archive]]"
+            .into(),
     }
 }
 
@@ -97,7 +103,9 @@ pub(super) fn rejected(peer: &Peer, calling: &AeTitle, rejection: &AssociationRJ
     let (what, hint) = match &rejection.source {
         Source::ServiceUser(User::CallingAETitleNotRecognized) => (
             format!("the archive does not know our AE title {calling}"),
-            format!("add {calling} with this machine's IP address and our port to the trusted application entities of Aria's DB Service, or correct node.ae_title"),
+            format!(
+                "add {calling} with this machine's IP address and our port to the trusted application entities of Aria's DB Service, or correct node.ae_title"
+            ),
         ),
         Source::ServiceUser(User::CalledAETitleNotRecognized) => (
             format!("the archive does not call itself {}", peer.ae_title),
@@ -109,16 +117,17 @@ pub(super) fn rejected(peer: &Peer, calling: &AeTitle, rejection: &AssociationRJ
         ),
         Source::ServiceUser(User::NoReasonGiven) => (
             "the archive rejects our association and gives no reason".into(),
-            format!("check in Aria's DB Service that {calling} is trusted with this machine's IP address, and ae_title of this [[archive]]"),
+            format!(
+                "check in Aria's DB Service that {calling} is trusted with this machine's IP address, and ae_title of this [[archive]]"
+            ),
         ),
         Source::ServiceProviderASCE(Acse::ProtocolVersionNotSupported) => (
             "the archive does not support this version of the DICOM protocol".into(),
             "check that this port belongs to a DICOM service".into(),
         ),
-        Source::ServiceProviderPresentation(Presentation::TemporaryCongestion) => (
-            "the archive is busy (temporary congestion)".into(),
-            "try again in a minute".into(),
-        ),
+        Source::ServiceProviderPresentation(Presentation::TemporaryCongestion) => {
+            ("the archive is busy (temporary congestion)".into(), "try again in a minute".into())
+        }
         Source::ServiceProviderPresentation(Presentation::LocalLimitExceeded) => (
             "the archive has reached its number of associations".into(),
             "try again in a minute; if it stays so, raise the limit of associations in the archive".into(),
@@ -154,7 +163,11 @@ pub(super) fn no_context(peer: &Peer, service: &str) -> Error {
 
 /// C-ECHO with a status other than success.
 pub(super) fn echo_failed(peer: &Peer, status: Status) -> Error {
-    misbehaved(peer, format!("C-ECHO ended with status {status}"), "look into the archive's log for our AE title")
+    misbehaved(
+        peer,
+        format!("C-ECHO ended with status {status}"),
+        "look into the archive's log for our AE title",
+    )
 }
 
 /// C-FIND with a failure status. PS3.4 §C.4.1.1.4.
@@ -169,7 +182,10 @@ pub fn find_failed(peer: &Peer, status: Status, comment: Option<&str>) -> Error 
             "the archive cannot process the query",
             "set strategy = \"hierarchical\" for this [[archive]], and look into the archive's log",
         ),
-        0x0122 => ("the archive does not support this query", "check that this is the port of the query/retrieve service"),
+        0x0122 => (
+            "the archive does not support this query",
+            "check that this is the port of the query/retrieve service",
+        ),
         0x0124 => ("we are not authorized to query", "give our AE title the right to query in the archive"),
         0xFE00 => ("the archive cancelled the query", "try again"),
         _ => ("the query failed", "look into the archive's log"),
@@ -182,7 +198,13 @@ pub fn find_failed(peer: &Peer, status: Status, comment: Option<&str>) -> Error 
 /// # Arguments
 /// * `arrived` — how many objects have reached us; 0 points to the way back
 /// * `destination`, `port` — the AE title and port that the archive must know
-pub fn move_failed(peer: &Peer, outcome: &MoveOutcome, arrived: usize, destination: &AeTitle, port: u16) -> Error {
+pub fn move_failed(
+    peer: &Peer,
+    outcome: &MoveOutcome,
+    arrived: usize,
+    destination: &AeTitle,
+    port: u16,
+) -> Error {
     let status = outcome.status;
     let entry = format!("{destination} with this machine's IP address and port {port}");
     let way_back = format!(
@@ -233,7 +255,7 @@ mod tests {
             ServiceUser(ApplicationContextNameNotSupported),
             ServiceUser(CallingAETitleNotRecognized),
             ServiceUser(CalledAETitleNotRecognized),
-            ServiceUser(User::Reserved(9)),
+            ServiceUser(Reserved(9)),
             ServiceProviderASCE(Acse::NoReasonGiven),
             ServiceProviderASCE(Acse::ProtocolVersionNotSupported),
             ServiceProviderPresentation(Presentation::TemporaryCongestion),
@@ -247,7 +269,11 @@ mod tests {
         let calling = AeTitle::new("SCP_NODE").unwrap();
         let mut seen = std::collections::BTreeSet::new();
         for source in rejections() {
-            let error = rejected(&peer(), &calling, &AssociationRJ { result: AssociationRJResult::Permanent, source });
+            let error = rejected(
+                &peer(),
+                &calling,
+                &AssociationRJ { result: AssociationRJResult::Permanent, source },
+            );
             assert!(!error.hint().is_empty() && error.to_string().lines().count() == 1, "{error}");
             assert!(seen.insert(error.to_string()), "twice: {error}");
         }

@@ -123,7 +123,8 @@ impl Inquiry {
 
     async fn series_by_study(&mut self, patient_id: &str) -> Result<Vec<ListedSeries>> {
         let answers = self.find_one(query::studies(patient_id)).await?;
-        let studies: Vec<Uid> = answers.iter().filter_map(|a| super::listing::study_of(a, patient_id)).collect();
+        let studies: Vec<Uid> =
+            answers.iter().filter_map(|a| super::listing::study_of(a, patient_id)).collect();
         let queries = studies.iter().map(|s| query::series(patient_id, Scope::Study(s))).collect();
         let found = self.find_all(queries).await?;
         let read = |(study, answers): (&Uid, Vec<Answer>)| -> Vec<ListedSeries> {

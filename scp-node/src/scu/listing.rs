@@ -90,7 +90,9 @@ impl ListedSeries {
     pub(super) fn read(answer: &Answer, patient_id: &str, study_uid: Option<&Uid>) -> Option<Self> {
         let head = typed(answer);
         let count = answer.get(&Path { parent: 0, tag: SERIES_INSTANCES });
-        let count = count.and_then(|v| std::str::from_utf8(v).ok()).and_then(|t| t.trim_matches([' ', '\0']).parse().ok());
+        let count = count
+            .and_then(|v| std::str::from_utf8(v).ok())
+            .and_then(|t| t.trim_matches([' ', '\0']).parse().ok());
         is_about(&head, patient_id, study_uid.is_some()).then_some(())?;
         Some(Self {
             study_uid: uid(head.study_uid.as_ref()).or_else(|| study_uid.cloned())?,

@@ -2,8 +2,8 @@
 //!
 //! Every query is narrow: it names the patient, and asks only for attributes that a decision needs. Source: PS3.4 §C.6.2.
 
-use super::listing::SERIES_INSTANCES;
 use super::ListedSeries;
+use super::listing::SERIES_INSTANCES;
 use crate::dimse::Identifier;
 use crate::names::Uid;
 
@@ -47,7 +47,9 @@ fn scoped(level: &str, patient_id: &str, modality: &str, scope: Scope<'_>) -> Id
         Scope::Patient => {
             query.text(PATIENT_ID, patient_id).text(MODALITY, modality).returning(&[STUDY, SERIES])
         }
-        Scope::Study(study) => query.uids(STUDY, [study.as_str()]).text(MODALITY, modality).returning(&[SERIES]),
+        Scope::Study(study) => {
+            query.uids(STUDY, [study.as_str()]).text(MODALITY, modality).returning(&[SERIES])
+        }
         Scope::Series(s) => query.uids(STUDY, [s.study_uid.as_str()]).uids(SERIES, [s.series_uid.as_str()]),
     }
 }
@@ -64,12 +66,21 @@ pub fn series(patient_id: &str, scope: Scope<'_>) -> Identifier {
 
 /// Plans with their labels.
 pub fn plans(patient_id: &str, scope: Scope<'_>) -> Identifier {
-    scoped("IMAGE", patient_id, "RTPLAN", scope).returning(&[SOP_CLASS, SOP_INSTANCE, PLAN_LABEL, PLAN_DATE, PLAN_TIME])
+    scoped("IMAGE", patient_id, "RTPLAN", scope).returning(&[
+        SOP_CLASS,
+        SOP_INSTANCE,
+        PLAN_LABEL,
+        PLAN_DATE,
+        PLAN_TIME,
+    ])
 }
 
 /// One plan by its UID, whoever the patient is: relational.
 pub fn plan_by_uid(plan_uid: &Uid) -> Identifier {
-    let query = Identifier::new().text(LEVEL, "IMAGE").uids(SOP_INSTANCE, [plan_uid.as_str()]).text(MODALITY, "RTPLAN");
+    let query = Identifier::new()
+        .text(LEVEL, "IMAGE")
+        .uids(SOP_INSTANCE, [plan_uid.as_str()])
+        .text(MODALITY, "RTPLAN");
     query.returning(&[PATIENT_ID, STUDY, SERIES, SOP_CLASS, PLAN_LABEL, PLAN_DATE, PLAN_TIME])
 }
 
@@ -78,7 +89,14 @@ pub fn images(patient_id: &str, scope: Scope<'_>) -> Identifier {
     let plan = Identifier::new().returning(&[REFERENCED_INSTANCE]);
     let exposure = Identifier::new().returning(&[KVP]);
     scoped("IMAGE", patient_id, "RTIMAGE", scope)
-        .returning(&[SOP_INSTANCE, IMAGE_TYPE, ACQUISITION_DATE, ACQUISITION_TIME, CONTENT_DATE, CONTENT_TIME])
+        .returning(&[
+            SOP_INSTANCE,
+            IMAGE_TYPE,
+            ACQUISITION_DATE,
+            ACQUISITION_TIME,
+            CONTENT_DATE,
+            CONTENT_TIME,
+        ])
         .returning(&[DOSIMETER_UNIT])
         .sequence(PLAN_REFERENCE, &plan)
         .sequence(EXPOSURES, &exposure)

@@ -86,7 +86,10 @@ impl ArchiveSettings {
             return Err(wrong("archive", "name, host and port must not be empty or 0".into()));
         }
         if !(1..=16).contains(&self.associations) {
-            return Err(wrong("archive.associations", format!("{} is not between 1 and 16", self.associations)));
+            return Err(wrong(
+                "archive.associations",
+                format!("{} is not between 1 and 16", self.associations),
+            ));
         }
         for (key, value) in [
             ("archive.fresh_for_s", self.fresh_for_s),
