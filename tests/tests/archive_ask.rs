@@ -1,5 +1,7 @@
 //! C-ECHO and C-FIND against real archives: relational where it works, hierarchical where not.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
+
 use std::path::Path;
 
 use scp_node::names::AeTitle;

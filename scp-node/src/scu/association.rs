@@ -213,7 +213,10 @@ impl Association {
                     ));
                 }
                 other => {
-                    return Err(explain::unexpected(&self.peer, &format!("it sent {} unasked", kind(&other))));
+                    return Err(explain::unexpected(
+                        &self.peer,
+                        &format!("it sent {} unasked", kind(&other)),
+                    ));
                 }
             };
             for value in values {
