@@ -2,6 +2,7 @@
 
 mod config;
 mod print;
+mod trf;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -33,6 +34,8 @@ pub struct Cli {
 enum Command {
     /// Shows, checks or writes the settings.
     Config(config::Args),
+    /// Shows and converts Elekta's log files (.trf).
+    Trf(trf::Args),
 }
 
 /// What every command gets.
@@ -70,6 +73,8 @@ fn run(cli: Cli, printer: Printer) -> Result<ExitCode> {
     match &cli.command {
         // `config` must work on settings that are wrong, so it loads them itself.
         Command::Config(args) => config::run(args, cli.config.as_deref(), &cli.set, printer),
+        // Works on files alone, whatever the settings say.
+        Command::Trf(args) => Ok(trf::run(args, printer)),
     }
 }
 

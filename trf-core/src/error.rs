@@ -106,6 +106,9 @@ impl Error {
     /// What the user can do about it.
     pub fn hint(&self) -> &'static str {
         match self {
+            Self::Malformed { section: "format version", .. } => {
+                "if the linac's software is new, please report its version and this one to the project"
+            }
             Self::Malformed { .. } => {
                 "check that the file is complete and of the kind expected; copy it again from its source"
             }

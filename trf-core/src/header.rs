@@ -334,7 +334,9 @@ fn parse_utc_offset(text: &str) -> Option<FixedOffset> {
 fn excerpt(text: &str) -> String {
     const LONGEST_DATE: usize = 32;
     let plain = |c: char| c.is_ascii_digit() || c.is_ascii_punctuation() || matches!(c, ' ' | 'Z');
-    if text.len() <= LONGEST_DATE && text.chars().all(plain) {
+    if text.is_empty() {
+        "an empty text".to_owned()
+    } else if text.len() <= LONGEST_DATE && text.chars().all(plain) {
         format!("`{text}`")
     } else {
         format!("other text ({} bytes)", text.len())

@@ -160,6 +160,18 @@ pub enum Provenance {
     Unknown,
 }
 
+impl Provenance {
+    /// The same in a few words.
+    pub fn words(self) -> &'static str {
+        match self {
+            Provenance::VendorTool => "Elekta's tool",
+            Provenance::VendorToolAllZero => "Elekta's tool, only zeros seen",
+            Provenance::PyMedPhys => "PyMedPhys",
+            Provenance::Unknown => "unknown, raw",
+        }
+    }
+}
+
 /// Meaning of an item.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Meaning {

@@ -371,6 +371,11 @@ impl<'a> Column<'a> {
         items::meaning(self.item).unit
     }
 
+    /// How we know what the item means.
+    pub fn provenance(&self) -> items::Provenance {
+        items::meaning(self.item).provenance
+    }
+
     /// From stored integer to value.
     pub fn rule(&self) -> Rule {
         self.rule

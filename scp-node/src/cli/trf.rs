@@ -1,0 +1,187 @@
+//! `trf info|to-csv|to-parquet`: the linac's log files as a person, a spreadsheet or a script reads them.
+
+mod files;
+mod info;
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Subcommand, ValueEnum};
+use serde::Serialize;
+use trf_core::csv::{self, Dialect};
+use trf_core::{Error, Record, Result};
+
+use super::Printer;
+
+/// Shows and converts Elekta's log files (.trf).
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Prints what a record is: machine, field, times, dose, how it ended.
+    Info {
+        #[command(flatten)]
+        files: files::Files,
+        /// One line per record.
+        #[arg(long)]
+        brief: bool,
+        /// Also lists the columns with their items and units.
+        #[arg(long, conflicts_with = "brief")]
+        columns: bool,
+    },
+    /// Writes records as CSV.
+    ToCsv {
+        #[command(flatten)]
+        files: files::Files,
+        #[command(flatten)]
+        out: Out,
+        /// Which layout to write.
+        #[arg(long, value_enum, default_value_t = DialectName::Clean)]
+        dialect: DialectName,
+    },
+    /// Writes records as Parquet, one file per record, the header as metadata.
+    ToParquet {
+        #[command(flatten)]
+        files: files::Files,
+        #[command(flatten)]
+        out: Out,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct Out {
+    /// Directory to write to; else beside each record.
+    #[arg(long, short, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum DialectName {
+    /// Ours: NAME_clean.csv and NAME_clean.json, true units, running meterset, times from the timestamps.
+    Clean,
+    /// NAME_header.csv and NAME_table.csv as `pymedphys trf to-csv` writes them, but dose and couch angle right.
+    #[value(name = "pymedphys")]
+    PyMedPhys,
+    /// NAME.csv as Elekta's own tool writes it.
+    Elekta,
+}
+
+/// What became of one record.
+#[derive(Debug, Serialize)]
+struct Converted {
+    written: Vec<PathBuf>,
+    rows: usize,
+    warnings: Vec<String>,
+}
+
+pub(super) fn run(args: &Args, printer: Printer) -> ExitCode {
+    match &args.action {
+        Action::Info { files, brief, columns } => info::run(files, *brief, *columns, printer),
+        Action::ToCsv { files, out, dialect } => {
+            convert(files, out.out.as_deref(), printer, |record, stem| to_csv(record, stem, *dialect))
+        }
+        Action::ToParquet { files, out } => convert(files, out.out.as_deref(), printer, to_parquet),
+    }
+}
+
+fn convert(
+    files: &files::Files,
+    out: Option<&Path>,
+    printer: Printer,
+    write: impl Fn(&Record, &Path) -> Result<Vec<PathBuf>> + Sync,
+) -> ExitCode {
+    let targets = files::Targets::default();
+    let done = files.each(printer, |path| {
+        let stem = targets.stem(path, out)?;
+        let record = Record::open(path)?;
+        let written = write(&record, &stem)?;
+        let warnings = record.warnings().iter().map(ToString::to_string).collect();
+        Ok(Converted { written, rows: record.n_rows(), warnings })
+    });
+    for (path, converted) in done.successes() {
+        let names: Vec<_> = converted.written.iter().map(|p| p.display().to_string()).collect();
+        printer.line(format!("{}: {} rows -> {}", path.display(), converted.rows, names.join(", ")));
+        for warning in &converted.warnings {
+            printer.note(format!("warning: {}: {warning}", path.display()));
+        }
+    }
+    done.finish(printer)
+}
+
+fn to_csv(record: &Record, stem: &Path, dialect: DialectName) -> Result<Vec<PathBuf>> {
+    let table = |suffix: &str, dialect| {
+        write_whole(&with_suffix(stem, suffix), |out, _| {
+            csv::write_table(record, dialect, out).map_err(Into::into)
+        })
+    };
+    match dialect {
+        DialectName::PyMedPhys => {
+            let header = write_whole(&with_suffix(stem, "_header.csv"), |out, _| {
+                csv::write_pymedphys_header(record.header(), out).map_err(Into::into)
+            })?;
+            Ok(vec![header, table("_table.csv", Dialect::PyMedPhys)?])
+        }
+        DialectName::Elekta => Ok(vec![table(".csv", Dialect::Elekta)?]),
+        DialectName::Clean => {
+            let summary = write_whole(&with_suffix(stem, "_clean.json"), |out, _| {
+                serde_json::to_writer_pretty(&mut *out, &record.summary()).map_err(std::io::Error::from)?;
+                Ok(writeln!(out)?)
+            })?;
+            Ok(vec![table("_clean.csv", Dialect::Clean)?, summary])
+        }
+    }
+}
+
+fn to_parquet(record: &Record, stem: &Path) -> Result<Vec<PathBuf>> {
+    let written = write_whole(&with_suffix(stem, ".parquet"), |out, path| {
+        trf_core::parquet::write(record, out, path).map_err(WriteError::Known)
+    })?;
+    Ok(vec![written])
+}
+
+/// An error while writing, with or without its path.
+enum WriteError {
+    Io(std::io::Error),
+    Known(Error),
+}
+
+impl From<std::io::Error> for WriteError {
+    fn from(error: std::io::Error) -> Self {
+        WriteError::Io(error)
+    }
+}
+
+/// Writes a file under another name and renames it when it is whole: nobody reads half a table.
+fn write_whole(
+    path: &Path,
+    write: impl FnOnce(&mut BufWriter<File>, &Path) -> Result<(), WriteError>,
+) -> Result<PathBuf> {
+    let partial = with_suffix(path, &format!(".{}.part", std::process::id()));
+    let file = File::create(&partial).map_err(|e| Error::io(&partial, e))?;
+    let mut out = BufWriter::new(file);
+    let written = write(&mut out, path)
+        .and_then(|()| out.flush().map_err(WriteError::Io))
+        .and_then(|()| std::fs::rename(&partial, path).map_err(WriteError::Io));
+    match written {
+        Ok(()) => Ok(path.to_path_buf()),
+        Err(error) => {
+            let _ = std::fs::remove_file(&partial);
+            Err(match error {
+                WriteError::Io(source) => Error::io(path, source),
+                WriteError::Known(error) => error,
+            })
+        }
+    }
+}
+
+fn with_suffix(stem: &Path, suffix: &str) -> PathBuf {
+    let mut name = stem.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
