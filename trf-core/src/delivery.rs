@@ -128,11 +128,21 @@ impl Delivery {
         &self.beam_starts
     }
 
+    /// The control points of each beam that delivered something, from its first point before dose to its last with dose.
+    pub fn beam_ranges(&self) -> Vec<Range<usize>> {
+        let ends = self.beam_starts.iter().skip(1).copied().chain(std::iter::once(self.n_cp()));
+        let ranges = self.beam_starts.iter().zip(ends).filter_map(|(&start, end)| {
+            let keep = relevant_control_points(self.meterset_mu.get(start..end)?);
+            let (first, last) = (keep.iter().position(|&keep| keep)?, keep.iter().rposition(|&keep| keep)?);
+            (last > first).then_some(start + first..start + last + 1)
+        });
+        ranges.collect()
+    }
+
     /// The beams that delivered something, filtered, each with its meterset from 0 (rounded to 7 decimals).
     pub fn beams(&self) -> Vec<Self> {
-        let ends = self.beam_starts.iter().skip(1).copied().chain(std::iter::once(self.n_cp()));
-        let beams = self.beam_starts.iter().zip(ends).map(|(&start, end)| self.slice(start..end).filter());
-        beams.filter(|beam| beam.total_mu() > 0.0).map(|beam| beam.slice_from_zero(0..beam.n_cp())).collect()
+        let beams = self.beam_ranges().into_iter().map(|range| self.slice(range).filter());
+        beams.map(|beam| beam.slice_from_zero(0..beam.n_cp())).collect()
     }
 
     /// Number of control points.
@@ -277,6 +287,17 @@ impl Delivery {
         tolerance_deg: f64,
         allow_missing: bool,
     ) -> Result<Vec<Self>> {
+        let ranges = self.gantry_ranges(angles_deg, tolerance_deg, allow_missing)?;
+        Ok(ranges.into_iter().map(|range| self.slice_from_zero(range.unwrap_or(0..0))).collect())
+    }
+
+    /// The control points of each gantry angle; see [`Delivery::split_by_gantry`].
+    pub(crate) fn gantry_ranges(
+        &self,
+        angles_deg: &[f64],
+        tolerance_deg: f64,
+        allow_missing: bool,
+    ) -> Result<Vec<Option<Range<usize>>>> {
         let ranges = angles_deg
             .iter()
             .map(|&angle| self.gantry_range(angle, tolerance_deg))
@@ -294,7 +315,7 @@ impl Delivery {
                 )));
             }
         }
-        Ok(ranges.into_iter().map(|range| self.slice_from_zero(range.unwrap_or(0..0))).collect())
+        Ok(ranges)
     }
 
     /// A run of control points, its meterset unchanged; cut to what there is.

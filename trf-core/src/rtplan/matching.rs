@@ -1,6 +1,9 @@
 //! Which part of a delivery is which beam of a plan.
 
+use std::ops::Range;
+
 use super::{FractionGroup, PlanBeam, RtPlan, Scope};
+use crate::delivery::relevant_control_points;
 use crate::{Delivery, Error, Result};
 
 /// Largest tolerance of a gantry angle, degrees (PyMedPhys's).
@@ -15,13 +18,22 @@ const METERSET_TOLERANCE_MU: f64 = 0.5;
 pub struct MatchedBeam {
     /// The beam.
     pub planned: PlanBeam,
-    /// Its filtered control points, meterset from 0; `None` if the delivery has nothing of it.
-    pub delivered: Option<Delivery>,
+    /// What was delivered of it; `None` if the delivery has nothing.
+    pub delivered: Option<DeliveredBeam>,
+}
+
+/// The part of a delivery that is one beam.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DeliveredBeam {
+    /// Its filtered control points, meterset from 0 and rounded to 7 decimals.
+    pub delivery: Delivery,
+    /// From its first to after its last control point in the delivery that was matched (rows, for a record).
+    pub control_points: Range<usize>,
 }
 
 impl MatchedBeam {
     fn difference_mu(&self) -> Option<f64> {
-        Some((self.delivered.as_ref()?.total_mu() - self.planned.meterset_mu).abs())
+        Some((self.delivered.as_ref()?.delivery.total_mu() - self.planned.meterset_mu).abs())
     }
 }
 
@@ -37,8 +49,8 @@ pub fn match_beams(
     group: Option<i32>,
     scope: Scope,
 ) -> Result<(FractionGroup, Vec<MatchedBeam>)> {
-    let filtered = delivery.filter();
-    if filtered.is_empty() {
+    let delivered = Filtered::new(delivery);
+    if delivered.delivery.is_empty() {
         return Err(
             Error::misuse("the record delivered nothing").with_hint("choose the record of a delivered beam")
         );
@@ -48,12 +60,12 @@ pub fn match_beams(
         None => plan.fraction_groups()?,
     };
     if let [only] = groups.as_slice() {
-        let beams = assign(&filtered, plan.beams(only, scope)?)?;
+        let beams = assign(&delivered, plan.beams(only, scope)?)?;
         return Ok((only.clone(), beams));
     }
     let mut fitting = Vec::new();
     for candidate in groups {
-        let Ok(beams) = plan.beams(&candidate, scope).and_then(|beams| assign(&filtered, beams)) else {
+        let Ok(beams) = plan.beams(&candidate, scope).and_then(|beams| assign(&delivered, beams)) else {
             continue;
         };
         let differences: Vec<f64> = beams.iter().filter_map(MatchedBeam::difference_mu).collect();
@@ -73,25 +85,44 @@ pub fn match_beams(
     }
 }
 
-fn assign(filtered: &Delivery, beams: Vec<PlanBeam>) -> Result<Vec<MatchedBeam>> {
-    let parts = match by_gantry(filtered, &beams) {
-        Some(parts) => parts,
-        None => by_beam(filtered, &beams)?,
+/// A filtered delivery and where its control points stood before.
+struct Filtered {
+    delivery: Delivery,
+    origins: Vec<usize>,
+}
+
+impl Filtered {
+    fn new(delivery: &Delivery) -> Self {
+        let keep = relevant_control_points(delivery.meterset_mu());
+        let origins = keep.iter().enumerate().filter(|(_, keep)| **keep).map(|(origin, _)| origin).collect();
+        Self { delivery: delivery.filter(), origins }
+    }
+
+    fn part(&self, range: Range<usize>) -> Option<DeliveredBeam> {
+        let last = self.origins.get(range.end.checked_sub(1)?)?;
+        let control_points = *self.origins.get(range.start)?..last + 1;
+        Some(DeliveredBeam { delivery: self.delivery.slice_from_zero(range), control_points })
+    }
+}
+
+fn assign(delivered: &Filtered, beams: Vec<PlanBeam>) -> Result<Vec<MatchedBeam>> {
+    let ranges = match by_gantry(&delivered.delivery, &beams) {
+        Some(ranges) => ranges,
+        None => by_beam(&delivered.delivery, &beams)?,
     };
+    let parts = ranges.into_iter().map(|range| delivered.part(range?));
     Ok(beams.into_iter().zip(parts).map(|(planned, delivered)| MatchedBeam { planned, delivered }).collect())
 }
 
 /// Masks around the beams' angles, if each beam has one of its own and no control point is left over.
-fn by_gantry(filtered: &Delivery, beams: &[PlanBeam]) -> Option<Vec<Option<Delivery>>> {
+fn by_gantry(filtered: &Delivery, beams: &[PlanBeam]) -> Option<Vec<Option<Range<usize>>>> {
     let mut angles_deg = Vec::with_capacity(beams.len());
     for beam in beams {
         let angles = beam.delivery.gantry_bipolar_deg();
         let first = *angles.first()?;
         angles_deg.push(angles.iter().all(|&angle| angle == first).then_some(first)?);
     }
-    let tolerance_deg = gantry_tolerance_deg(&angles_deg);
-    let parts = filtered.split_by_gantry(&angles_deg, tolerance_deg, false).ok()?;
-    Some(parts.into_iter().map(|part| (!part.is_empty()).then_some(part)).collect())
+    filtered.gantry_ranges(&angles_deg, gantry_tolerance_deg(&angles_deg), false).ok()
 }
 
 /// Half of the smallest difference between the angles less 0.1°, at most 3°.
@@ -104,18 +135,19 @@ fn gantry_tolerance_deg(angles_deg: &[f64]) -> f64 {
 }
 
 /// Beams as the dose counter tells them apart: arcs, several beams at one angle, angles on both sides of 180°.
-fn by_beam(filtered: &Delivery, beams: &[PlanBeam]) -> Result<Vec<Option<Delivery>>> {
-    let runs = filtered.beams();
+fn by_beam(filtered: &Delivery, beams: &[PlanBeam]) -> Result<Vec<Option<Range<usize>>>> {
+    let ranges = filtered.beam_ranges();
+    let runs: Vec<Delivery> = ranges.iter().map(|range| filtered.slice_from_zero(range.clone())).collect();
     if runs.len() == beams.len() && runs.iter().zip(beams).all(|(run, beam)| follows(run, beam)) {
-        return Ok(runs.into_iter().map(Some).collect());
+        return Ok(ranges.into_iter().map(Some).collect());
     }
     let mut parts = vec![None; beams.len()];
-    for (number, run) in runs.into_iter().enumerate() {
+    for (number, (run, range)) in runs.iter().zip(ranges).enumerate() {
         let free = beams
             .iter()
             .zip(&parts)
             .enumerate()
-            .filter(|(_, (beam, part))| part.is_none() && follows(&run, beam));
+            .filter(|(_, (beam, part))| part.is_none() && follows(run, beam));
         let difference = |beam: &PlanBeam| (beam.meterset_mu - run.total_mu()).abs();
         let nearest = free
             .min_by(|(_, (a, _)), (_, (b, _))| difference(a).total_cmp(&difference(b)))
@@ -130,7 +162,7 @@ fn by_beam(filtered: &Delivery, beams: &[PlanBeam]) -> Result<Vec<Option<Deliver
             ))
             .with_hint("check that plan and record belong together, or name the fraction group"));
         };
-        *part = Some(run);
+        *part = Some(range);
     }
     Ok(parts)
 }
@@ -148,7 +180,7 @@ fn follows(run: &Delivery, beam: &PlanBeam) -> bool {
 }
 
 /// Smallest angle between two directions, degrees.
-pub(crate) fn angle_between_deg(a: f64, b: f64) -> f64 {
+pub(super) fn angle_between_deg(a: f64, b: f64) -> f64 {
     let difference = (a - b).rem_euclid(360.0);
     difference.min(360.0 - difference)
 }

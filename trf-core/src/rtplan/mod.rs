@@ -22,7 +22,7 @@ use dicom_object::{InMemDicomObject, OpenFileOptions};
 use dicom_transfer_syntax_registry::entries::{EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN};
 
 pub use beam::PlanBeam;
-pub use matching::{MatchedBeam, match_beams};
+pub use matching::{DeliveredBeam, MatchedBeam, match_beams};
 pub use write::{Identity, WriteOptions};
 
 use crate::{Delivery, Error, Result};

@@ -161,10 +161,17 @@ fn content_uid(content: &[u8]) -> String {
 }
 
 fn delivered(beam: &MatchedBeam) -> Result<&Delivery> {
-    beam.delivered.as_ref().filter(|delivery| delivery.total_mu() > 0.0).ok_or_else(|| {
-        Error::misuse(format!("beam {} of the plan was not delivered in this record", beam.planned.number))
+    beam.delivered
+        .as_ref()
+        .map(|delivered| &delivered.delivery)
+        .filter(|delivery| delivery.total_mu() > 0.0)
+        .ok_or_else(|| {
+            Error::misuse(format!(
+                "beam {} of the plan was not delivered in this record",
+                beam.planned.number
+            ))
             .with_hint("choose the record of all beams, or a plan of this beam alone")
-    })
+        })
 }
 
 fn control_points(beam: &InMemDicomObject, delivery: &Delivery) -> Result<Vec<InMemDicomObject>> {

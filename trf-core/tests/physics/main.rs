@@ -8,6 +8,7 @@
 
 mod data;
 mod delivery;
+mod gamma;
 mod metersetmap;
 mod npz;
 mod peer;
