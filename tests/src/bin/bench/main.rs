@@ -1,0 +1,38 @@
+//! What `tests/bench/*` measure with: an in-memory sender, the disk's own pace, and files to send.
+//!
+//! Each subcommand prints one line of JSON.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a measurement that cannot be set up has no result"
+)]
+#![expect(clippy::print_stdout, reason = "the result")]
+
+mod disk;
+mod objects;
+mod send;
+
+use std::path::PathBuf;
+
+const USAGE: &str = "bench files DIRECTORY COUNT | send HOST:PORT CALLED_AE ASSOCIATIONS COUNT PDU_LENGTH | disk DIRECTORY COUNT THREADS full|rename";
+
+fn main() {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let number = |text: &str| text.parse::<usize>().expect(USAGE);
+    let result = match args.as_slice() {
+        ["files", directory, count] => objects::write(&PathBuf::from(directory), number(count)),
+        ["send", address, called_ae, associations, count, pdu_length] => {
+            send::run(address, called_ae, number(associations), number(count), number(pdu_length) as u32)
+        }
+        ["disk", directory, count, threads, durability @ ("full" | "rename")] => {
+            disk::run(&PathBuf::from(directory), number(count), number(threads), *durability == "full")
+        }
+        _ => {
+            eprintln!("usage: {USAGE}");
+            std::process::exit(2);
+        }
+    };
+    println!("{result}");
+}

@@ -1,0 +1,128 @@
+//! A sender that reads no files: its messages lie framed in memory, and only the UIDs change from one to the next.
+//!
+//! It shows what the receiver can take, not what a sender can give.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Instant;
+
+use dicom_dictionary_std::uids;
+use dicom_ul::association::ClientAssociationOptions;
+use scp_node::demo::encode_message;
+use scp_node::dimse::{Command, CommandField, Status};
+use serde_json::{Value, json};
+
+use super::objects;
+
+/// Sends `count` images over `associations` at once; the associations share the count.
+pub(crate) fn run(
+    address: &str,
+    called_ae: &str,
+    associations: usize,
+    count: usize,
+    pdu_length: u32,
+) -> Value {
+    let begin = Instant::now();
+    let sums: Vec<(u64, usize)> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..associations)
+            .map(|worker| {
+                let numbers = (worker..count).step_by(associations);
+                scope.spawn(move || send(address, called_ae, numbers, pdu_length))
+            })
+            .collect();
+        workers.into_iter().map(|w| w.join().expect("a sender")).collect()
+    });
+    let seconds = begin.elapsed().as_secs_f64();
+    let bytes: u64 = sums.iter().map(|s| s.0).sum();
+    let failed: usize = sums.iter().map(|s| s.1).sum();
+    json!({"images": count, "bytes": bytes, "failed": failed, "seconds": seconds})
+}
+
+/// A message whose UID can be changed in place.
+struct Template {
+    bytes: Vec<u8>,
+    places: Vec<usize>,
+    uid_length: usize,
+}
+
+impl Template {
+    fn new(n: usize, context_id: u8, pdu_length: u32) -> Self {
+        let uid = objects::sop_instance_uid(n);
+        let mut command = Command::request(CommandField::CStoreRq, 1, uids::RT_IMAGE_STORAGE);
+        command.sop_instance_uid = Some(uid.clone());
+        command.has_data_set = true;
+        let bytes = encode_message(context_id, &command, &objects::data_set(n), pdu_length);
+        // In the command set and near the beginning of the data set; never cut by a fragment's end.
+        let head = bytes.get(..2048).expect("an image is longer");
+        let places: Vec<usize> = head
+            .windows(uid.len())
+            .enumerate()
+            .filter(|(_, w)| *w == uid.as_bytes())
+            .map(|(at, _)| at)
+            .collect();
+        assert_eq!(places.len(), 2, "the UID stands in the command and in the data set");
+        Self { bytes, places, uid_length: uid.len() }
+    }
+
+    fn set_number(&mut self, n: usize) {
+        let uid = objects::sop_instance_uid(n);
+        assert_eq!(uid.len(), self.uid_length);
+        for at in &self.places {
+            self.bytes.get_mut(*at..at + uid.len()).expect("found there").copy_from_slice(uid.as_bytes());
+        }
+    }
+}
+
+fn send(
+    address: &str,
+    called_ae: &str,
+    numbers: impl Iterator<Item = usize>,
+    pdu_length: u32,
+) -> (u64, usize) {
+    let mut association = ClientAssociationOptions::new()
+        .calling_ae_title("BENCH")
+        .called_ae_title(called_ae)
+        .max_pdu_length(pdu_length)
+        .with_presentation_context(uids::RT_IMAGE_STORAGE, vec![uids::IMPLICIT_VR_LITTLE_ENDIAN])
+        .establish(address)
+        .expect("an association");
+    let context_id = association.presentation_contexts().first().expect("a presentation context").id;
+    let pdu_length = association.acceptor_max_pdu_length().min(pdu_length);
+    // Even numbers are aS1200, odd ones aS1000.
+    let mut templates = [Template::new(0, context_id, pdu_length), Template::new(1, context_id, pdu_length)];
+    let stream = association.inner_stream();
+    stream.set_nodelay(true).unwrap();
+    let (mut bytes, mut failed) = (0, 0);
+    for n in numbers {
+        let template = templates.get_mut(n % 2).expect("two of them");
+        template.set_number(n);
+        stream.write_all(&template.bytes).expect("the receiver takes the message");
+        bytes += template.bytes.len() as u64;
+        failed += usize::from(response(stream) != Status::SUCCESS);
+    }
+    association.release().expect("a release");
+    (bytes, failed)
+}
+
+/// Reads PDUs up to the last fragment of the C-STORE-RSP.
+fn response(stream: &mut TcpStream) -> Status {
+    let mut command = Vec::new();
+    loop {
+        let mut head = [0; 6];
+        stream.read_exact(&mut head).expect("a response");
+        let [kind, _, length @ ..] = head;
+        assert_eq!(kind, 4, "a P-DATA-TF");
+        let mut pdu = vec![0; u32::from_be_bytes(length) as usize];
+        stream.read_exact(&mut pdu).expect("the whole response");
+        let mut rest = pdu.as_slice();
+        while let Some((head, tail)) = rest.split_first_chunk::<6>() {
+            let [l0, l1, l2, l3, _, flags] = *head;
+            let (value, tail) = tail.split_at(u32::from_be_bytes([l0, l1, l2, l3]) as usize - 2);
+            command.extend_from_slice(value);
+            if flags & 0b10 != 0 {
+                return Command::parse(&command).expect("a command set").status.expect("a status");
+            }
+            rest = tail;
+        }
+    }
+}
