@@ -7,9 +7,11 @@
 
 pub mod convert;
 pub mod error;
+pub mod node;
 pub mod pixels;
 pub mod series;
 pub mod settings;
+pub mod view;
 
 use pyo3::prelude::*;
 
@@ -20,5 +22,6 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     error::register(module)?;
     settings::register(module)?;
     series::register(module)?;
+    node::register(module)?;
     Ok(())
 }

@@ -341,6 +341,22 @@ impl Catalog {
         find().map_err(|e| self.error(e))
     }
 
+    /// The session of a row id, as [`super::Arrived`] names it; `None` when it is gone.
+    ///
+    /// # Errors
+    /// [`Error::Catalog`]
+    pub fn session_by_id(&self, id: i64) -> Result<Option<Session>> {
+        let find = self
+            .connection
+            .prepare_cached(
+                "SELECT id, patient_id, plan_uid, plan_label, series_uid, date, acquired, directory,
+                        (SELECT count(*) FROM instances i WHERE i.session_id = s.id)
+                 FROM sessions s WHERE kind = 'images' AND id = ?1",
+            )
+            .and_then(|mut s| s.query_row([id], |row| self.session(row)).optional());
+        find.map_err(|e| self.error(e))
+    }
+
     fn session(&self, row: &Row<'_>) -> rusqlite::Result<Session> {
         let directory: String = row.get(7)?;
         let date: String = row.get(5)?;
