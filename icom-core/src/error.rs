@@ -80,6 +80,11 @@ impl Error {
         move |source| Self::Io { path, source }
     }
 
+    pub(crate) fn index(path: impl Into<PathBuf>) -> impl FnOnce(rusqlite::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Index { path, source }
+    }
+
     /// What to do about it, in one line.
     #[must_use]
     pub fn hint(&self) -> &'static str {

@@ -1,0 +1,184 @@
+//! The archive: each record one `.xz` of its raw messages, where PyMedPhys's tools look for it.
+//!
+//! Input: a finished record and its messages in a spool file. Output: `<shelf>/<id>_<name>/<YYYYMMDD_HHMMSS>.xz` and a row in the index.
+//! Trust in names: none, see [`crate::files`]. A file appears whole or not at all; two records of one second get names one
+//! second apart, because PyMedPhys reads the stem as a time and nothing else; the same record again (a replay after a crash)
+//! finds its own file.
+//!
+//! # Source
+//! Layout: PyMedPhys's `_icom/patients.py` and its readers.
+
+use std::fs::File;
+use std::io::{BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+
+use chrono::TimeDelta;
+use lzma_rust2::{XzOptions, XzReader, XzWriter};
+use sha2::{Digest, Sha256};
+
+use crate::files::{patient_dir, publish};
+use crate::index::{Index, IndexedRecord, Shelf};
+use crate::session::Record;
+use crate::{Error, Result};
+
+/// Largest record read into memory; twice what a session may reach.
+pub const MAX_RECORD_BYTES: u64 = 2 << 30;
+
+/// Memory that decompressing may take; the largest preset of xz needs 65 MB.
+const XZ_MEMORY_KB: u32 = 128 << 10;
+
+/// Compression: messages are so alike that a higher preset costs time and saves nothing.
+const XZ_PRESET: u32 = 2;
+
+/// How many seconds a name may be moved on.
+const MAX_MOVED_SECONDS: i64 = 3600;
+
+/// A record that waits to be archived.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    pub(crate) linac: String,
+    pub(crate) record: Record,
+    /// Its messages.
+    pub(crate) spool: PathBuf,
+    /// Where the linac's cursor stands once this is done.
+    pub(crate) cursor: u64,
+}
+
+/// Which shelf a record belongs to.
+#[must_use]
+pub fn shelf_of(record: &Record) -> Shelf {
+    match (record.delivered(), record.pymedphys_readable) {
+        (true, true) => Shelf::Patients,
+        (true, false) => Shelf::Incomplete,
+        (false, _) => Shelf::NoMu,
+    }
+}
+
+/// Directory of a shelf.
+#[must_use]
+pub fn shelf_dir(root: &Path, shelf: Shelf) -> PathBuf {
+    match shelf {
+        Shelf::Patients => root.join("patients"),
+        Shelf::Incomplete => root.join("patients").join("unknown_error_in_record"),
+        Shelf::NoMu => root.join("no_mu"),
+    }
+}
+
+/// Archives a record: file first, then index and cursor, then the spool goes.
+///
+/// # Errors
+/// [`Error::Io`], [`Error::Index`]; nothing is lost then, and it may be tried again.
+pub(crate) fn store(root: &Path, index: &mut Index, finished: &Finished) -> Result<IndexedRecord> {
+    let record = &finished.record;
+    let shelf = shelf_of(record);
+    let dir = shelf_dir(root, shelf).join(patient_dir(&record.patient_id, record.patient_name.as_deref()));
+    std::fs::create_dir_all(&dir).map_err(Error::io(&dir))?;
+    let partial =
+        dir.join(format!(".{}-{}.partial", crate::files::safe_part(&finished.linac), record.stream_start));
+    let (file, sha256) = compress(&finished.spool, &partial)?;
+    let path = match free_path(&dir, record, &sha256)? {
+        Free::Path(path) => {
+            publish(file, &partial, &path)?;
+            path
+        }
+        Free::Same(path) => {
+            drop(file);
+            std::fs::remove_file(&partial).map_err(Error::io(&partial))?;
+            path
+        }
+    };
+    let entry = IndexedRecord { linac: finished.linac.clone(), shelf, path, sha256, record: record.clone() };
+    index.insert(&entry, root, finished.cursor)?;
+    // A spool that stays is deleted at the next start.
+    let _ = std::fs::remove_file(&finished.spool);
+    Ok(entry)
+}
+
+/// Reads a record's raw messages, from `.xz` (also concatenated streams) or plain.
+///
+/// # Errors
+/// [`Error::Io`], [`Error::Limit`], [`Error::Malformed`] if the compression is damaged.
+pub fn read(path: &Path) -> Result<Vec<u8>> {
+    let file = File::open(path).map_err(Error::io(path))?;
+    let mut reader = BufReader::new(file);
+    let mut head = [0; XZ_MAGIC.len()];
+    let got = read_up_to(&mut reader, &mut head).map_err(Error::io(path))?;
+    let head = head.get(..got).unwrap_or_default();
+    let all = std::io::Cursor::new(head.to_vec()).chain(reader);
+    let mut bytes = Vec::new();
+    let limit = MAX_RECORD_BYTES + 1;
+    if head == XZ_MAGIC {
+        let xz = XzReader::new_mem_limit(all, true, XZ_MEMORY_KB);
+        xz.take(limit).read_to_end(&mut bytes).map_err(|error| Error::Malformed {
+            section: "xz compression",
+            offset: u64::try_from(bytes.len()).unwrap_or(u64::MAX),
+            expected: "an intact stream",
+            found: error.to_string(),
+        })?;
+    } else {
+        all.take(limit).read_to_end(&mut bytes).map_err(Error::io(path))?;
+    }
+    if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > MAX_RECORD_BYTES {
+        return Err(Error::Limit { what: "size of an iCom record in bytes", limit: MAX_RECORD_BYTES });
+    }
+    Ok(bytes)
+}
+
+/// Lowercase hexadecimal.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn compress(spool: &Path, partial: &Path) -> Result<(File, String)> {
+    let mut source = File::open(spool).map_err(Error::io(spool))?;
+    let target = File::create(partial).map_err(Error::io(partial))?;
+    let mut xz = XzWriter::new(target, XzOptions::with_preset(XZ_PRESET)).map_err(Error::io(partial))?;
+    let mut sha256 = Sha256::new();
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        let got = source.read(&mut buffer).map_err(Error::io(spool))?;
+        let Some(bytes) = buffer.get(..got).filter(|bytes| !bytes.is_empty()) else { break };
+        sha256.update(bytes);
+        xz.write_all(bytes).map_err(Error::io(partial))?;
+    }
+    let file = xz.finish().map_err(Error::io(partial))?;
+    Ok((file, hex(&sha256.finalize())))
+}
+
+enum Free {
+    /// Nothing has this name.
+    Path(PathBuf),
+    /// This very record has it.
+    Same(PathBuf),
+}
+
+fn free_path(dir: &Path, record: &Record, sha256: &str) -> Result<Free> {
+    for moved in 0..MAX_MOVED_SECONDS {
+        let stamp = record.start + TimeDelta::seconds(moved);
+        let path = dir.join(format!("{}.xz", stamp.format("%Y%m%d_%H%M%S")));
+        if !path.exists() {
+            return Ok(Free::Path(path));
+        }
+        // A damaged file is another file.
+        if read(&path).is_ok_and(|bytes| hex(&Sha256::digest(&bytes)) == sha256) {
+            return Ok(Free::Same(path));
+        }
+    }
+    Err(Error::Limit { what: "records of one patient in one hour", limit: 3600 })
+}
+
+fn read_up_to(reader: &mut impl Read, bytes: &mut [u8]) -> std::io::Result<usize> {
+    let mut filled = 0;
+    while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        match reader.read(rest) {
+            Ok(0) => break,
+            Ok(got) => filled += got,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
+
+const XZ_MAGIC: [u8; 6] = [0xFD, b'7', b'z', b'X', b'Z', 0];
