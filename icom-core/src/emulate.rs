@@ -368,7 +368,7 @@ impl Linac {
                 self.note_sent(&message);
             }
             Fault::Join { messages } => self.send_joined(message, messages),
-            Fault::Fin { after } => self.cut(message, after, |stream| drop(stream)),
+            Fault::Fin { after } => self.cut(message, after, drop),
             Fault::Rst { after } => self.cut(message, after, |stream| {
                 // Let the client take what was sent; a reset discards the rest on the sender's side.
                 std::thread::sleep(Duration::from_millis(30));
@@ -384,7 +384,7 @@ impl Linac {
             }
             Fault::Absent { duration } => {
                 self.closed_until = Some(Instant::now() + duration);
-                self.cut(message, 0, |stream| drop(stream));
+                self.cut(message, 0, drop);
             }
             Fault::Duplicate => {
                 let again = message.bytes.clone();

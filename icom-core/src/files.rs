@@ -37,7 +37,7 @@ pub fn safe_part(text: &str) -> String {
     }
     if safe.len() > MAX_PART_LEN {
         let hash = crc32fast::hash(text.as_bytes());
-        let keep = safe.floor_char_boundary(MAX_PART_LEN - 9);
+        let keep = (0..=MAX_PART_LEN - 9).rev().find(|at| safe.is_char_boundary(*at)).unwrap_or(0);
         safe.truncate(keep);
         safe.push_str(&format!("~{hash:08x}"));
     }

@@ -231,6 +231,11 @@ impl Framer {
         frame
     }
 
+    /// Goes on at another place of the stream, after [`Framer::finish`], when bytes between are lost.
+    pub const fn resume_at(&mut self, offset: u64) {
+        self.offset = offset;
+    }
+
     fn hunt(&mut self, search: usize) -> Step {
         let mut from = search;
         while let Some(found) = find_date_time(&self.buffer, from) {

@@ -40,6 +40,8 @@ pub enum Kind {
     OpenedUnclean,
     /// The service stopped in order.
     Closed,
+    /// The link changed otherwise, such as refused; the payload says how.
+    Link,
     /// Bytes were received and had to be dropped, because the disk took none; the payload is their number in decimal.
     Lost,
 }
@@ -421,6 +423,7 @@ impl Kind {
             Self::OpenedUnclean => 4,
             Self::Closed => 5,
             Self::Lost => 6,
+            Self::Link => 7,
         }
     }
 
@@ -433,6 +436,7 @@ impl Kind {
             4 => Self::OpenedUnclean,
             5 => Self::Closed,
             6 => Self::Lost,
+            7 => Self::Link,
             _ => return None,
         })
     }

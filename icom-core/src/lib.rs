@@ -9,7 +9,9 @@
 //! socket loop knows no formats. Files and SQLite are the only interface to whoever reads.
 
 pub mod archive;
+mod archivist;
 pub mod delivery;
+mod derive;
 pub mod emulate;
 pub mod encode;
 mod error;
@@ -19,11 +21,18 @@ mod handover;
 pub mod index;
 pub mod item;
 pub mod journal;
+mod listener;
 pub mod live;
+mod pass_through;
+mod scribe;
 pub mod script;
+pub mod service;
 pub mod session;
 pub mod settings;
 pub mod snapshot;
+mod spool;
+pub mod status;
 
 pub use error::{Error, Result};
+pub use service::Service;
 pub use settings::{LinacSettings, ListenerSettings};

@@ -146,6 +146,7 @@ impl Phase {
             Self::Idle { .. } => state.patient = None,
             Self::Load { patient_id, patient_name, .. } => {
                 state.patient = Some((patient_id.clone(), patient_name.clone()));
+                state.field_id = "1-1".into();
                 state.segment = 0;
             }
             Self::Deliver { field_id, mu, messages } => {
@@ -183,7 +184,7 @@ fn patient(n: u32) -> (String, String) {
         2 => "O'NEIL_\"SEAN\", A/B",
         _ => "DOE^JANE",
     };
-    (format!("{:010}", 943_476_591_u64 + u64::from(n)), name.to_owned())
+    (format!("{}", 9_434_765_910_u64 + u64::from(n)), name.to_owned())
 }
 
 #[cfg(test)]

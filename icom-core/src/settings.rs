@@ -72,6 +72,10 @@ pub struct ListenerSettings {
     pub no_mu_keep_days: u32,
     /// No bytes for so long means a dead link, seconds.
     pub silence_s: u32,
+    /// Wait before the first try to reconnect, ms; it doubles with each.
+    pub reconnect_first_ms: u64,
+    /// Longest wait before a try to reconnect, seconds; a link that lasts longer begins anew at the first.
+    pub reconnect_longest_s: u32,
     /// No messages for so long end an open record, minutes.
     pub record_silence_min: u32,
     /// Longest wait for beam-off at a planned stop, seconds.
@@ -95,6 +99,8 @@ impl Default for ListenerSettings {
             journal_keep_hours: 24,
             no_mu_keep_days: 30,
             silence_s: 10,
+            reconnect_first_ms: 1000,
+            reconnect_longest_s: 60,
             record_silence_min: 15,
             beam_off_wait_s: 60,
             finish_on_stop: false,
@@ -115,6 +121,8 @@ impl ListenerSettings {
             ("icom.fsync_interval_ms", self.fsync_interval_ms, 10, 60_000),
             ("icom.memory_mb", u64::from(self.memory_mb), 1, 4096),
             ("icom.silence_s", u64::from(self.silence_s), 1, 600),
+            ("icom.reconnect_first_ms", self.reconnect_first_ms, 10, 60_000),
+            ("icom.reconnect_longest_s", u64::from(self.reconnect_longest_s), 1, 3600),
             ("icom.record_silence_min", u64::from(self.record_silence_min), 1, 1440),
             ("icom.beam_off_wait_s", u64::from(self.beam_off_wait_s), 0, 3600),
         ];
