@@ -1,6 +1,6 @@
 //! `scp-node trf …` as a person calls it: the real binary, its output and its exit code.
 #![cfg(feature = "server")]
-#![expect(clippy::unwrap_used, reason = "a test whose files cannot be made fails")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test whose files cannot be made fails")]
 
 use std::path::Path;
 use std::process::{Command, Output};

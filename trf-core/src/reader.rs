@@ -408,11 +408,13 @@ impl<'a> Column<'a> {
     }
 
     /// The integers of some rows, as stored.
+    #[cfg(feature = "parquet")]
     pub(crate) fn raw_in(&self, rows: Range<usize>) -> Vec<i32> {
         self.map_in(rows, |raw| raw)
     }
 
     /// The values of some rows.
+    #[cfg(feature = "parquet")]
     pub(crate) fn values_in(&self, rows: Range<usize>) -> Vec<f64> {
         self.map_in(rows, |raw| self.rule.apply(raw))
     }
