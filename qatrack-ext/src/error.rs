@@ -57,6 +57,31 @@ impl From<scp_node::Error> for Failure {
     }
 }
 
+impl From<trf_core::Error> for Failure {
+    fn from(error: trf_core::Error) -> Self {
+        use trf_core::Error;
+        let kind = match &error {
+            Error::Malformed { .. } => "malformed",
+            Error::PeerMisbehaved { .. } => "peer_misbehaved",
+            Error::Unsupported { .. } => "unsupported",
+            Error::Limit { .. } => "limit",
+            Error::Io { .. } => "io",
+            Error::Misuse { .. } => "misuse",
+            _ => "error",
+        };
+        let message = match &error {
+            Error::Io { source, .. } => format!("{error}: {source}"),
+            _ => error.to_string(),
+        };
+        let failure = Self::new(kind, message).hint(Some(error.hint()));
+        match &error {
+            Error::Malformed { offset, .. } => failure.offset(*offset),
+            Error::Io { path, .. } => failure.path(path),
+            _ => failure,
+        }
+    }
+}
+
 impl From<Failure> for PyErr {
     fn from(failure: Failure) -> Self {
         Python::attach(|py| {

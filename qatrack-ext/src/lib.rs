@@ -11,6 +11,7 @@ pub mod node;
 pub mod pixels;
 pub mod series;
 pub mod settings;
+pub mod trf;
 pub mod view;
 
 use pyo3::prelude::*;
@@ -22,6 +23,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     error::register(module)?;
     settings::register(module)?;
     series::register(module)?;
+    trf::register(module)?;
     node::register(module)?;
     Ok(())
 }

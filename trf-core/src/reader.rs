@@ -245,8 +245,13 @@ impl Record {
     pub fn time_s(&self) -> Vec<f64> {
         match (self.timestamps_ms(), self.timestamp_at(0)) {
             (Some(stamps), Some(first)) => stamps.map(|t| t.wrapping_sub(first) as f64 / 1000.0).collect(),
-            _ => (0..self.n_rows).map(row_time_s).collect(),
+            _ => self.nominal_time_s(),
         }
+    }
+
+    /// Time of each row as Elekta's tool and PyMedPhys print it: row · 0.04 s.
+    pub fn nominal_time_s(&self) -> Vec<f64> {
+        (0..self.n_rows).map(row_time_s).collect()
     }
 
     /// Start of the record in UTC on the host's clock: the header's time, which is the end, less rows · 0.04 s.
@@ -302,8 +307,7 @@ impl Record {
     }
 }
 
-/// Time of a row as Elekta's tool and PyMedPhys print it: round(row · 0.04, 2) s.
-pub(crate) fn row_time_s(row: usize) -> f64 {
+fn row_time_s(row: usize) -> f64 {
     // Whole hundredths divided once give the double nearest to the decimal number, as rounding to two decimals does.
     (row.saturating_mul(4)) as f64 / 100.0
 }
@@ -394,6 +398,14 @@ impl<'a> Column<'a> {
     /// The integers as stored.
     pub fn raw(&self) -> Vec<i32> {
         self.map(|raw| raw)
+    }
+
+    /// The integers, where a negative counter of 16 bits was stored for a large one.
+    pub fn counts(&self) -> Vec<i32> {
+        match self.rule {
+            Rule::Unsigned16 => self.map(items::unsigned16),
+            _ => self.raw(),
+        }
     }
 
     /// The values, in the column's unit; codes stay numbers.

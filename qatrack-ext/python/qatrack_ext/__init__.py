@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         PeerError as PeerError,
         UnsupportedError as UnsupportedError,
     )
-    from ._native import __version__ as __version__
+    from ._native import TrfRecord as TrfRecord, __version__ as __version__, trf as trf
 
 # Public name -> module that has it. One line per name; the lists below follow from it.
 _WHERE = {
@@ -38,8 +38,10 @@ _WHERE = {
     "MisuseError": "._errors",
     "NotFoundError": "._errors",
     "PeerError": "._errors",
+    "TrfRecord": "._native",
     "UnsupportedError": "._errors",
     "__version__": "._native",
+    "trf": "._native",
 }
 
 __all__ = sorted(_WHERE)  # noqa: PLE0605  (names come from _WHERE so that there is one list)

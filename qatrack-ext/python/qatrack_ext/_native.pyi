@@ -1,7 +1,12 @@
 """What the compiled part offers; users import these names from ``qatrack_ext``."""
 
+from datetime import datetime
 from os import PathLike as _PathLike
-from typing import Optional, Union
+from pathlib import Path as _Path
+from typing import Any, Dict, List, Optional, Protocol, Tuple, Union, final
+
+import numpy as np
+from numpy.typing import NDArray
 
 PathLike = Union[str, _PathLike[str]]
 
@@ -15,3 +20,81 @@ def settings_json(config: Optional[PathLike] = None) -> str:
 
 def toml_to_json(text: str, name: str) -> str:
     """A TOML text as JSON; ``name`` is what an error calls it."""
+
+class _BinaryReader(Protocol):
+    def read(self) -> bytes: ...
+
+@final
+class TrfRecord:
+    """An Elekta log record. Columns have PyMedPhys's names; each is decoded when it is asked for.
+
+    ``record["Step Gantry/Scaled Actual (deg)"]`` or ``record[2224, 129]`` gives a numpy array: doubles, whole numbers for
+    counters, words for states and the wedge (the code as text where it is not known).
+    """
+
+    @property
+    def header(self) -> Dict[str, Any]:
+        """machine_id, field, field_label, field_name, total_mu, version, date, timezone, items."""
+    def summary(self) -> Dict[str, Any]:
+        """What ``scp-node trf info`` prints: plain str, numbers, lists and None, fit for a composite test's result."""
+    @property
+    def path(self) -> Optional[_Path]:
+        """Where it was read from; None if from memory."""
+    @property
+    def columns(self) -> List[str]:
+        """Names, in the file's order; an unknown item is ``Item 4004/1``."""
+    @property
+    def units(self) -> Dict[str, str]:
+        """True units by column name ("" where there is none); Elekta's names say deg for table distances in mm."""
+    @property
+    def warnings(self) -> List[str]:
+        """What is not as it should be, such as a cut last row."""
+    @property
+    def left_over_bytes(self) -> int:
+        """Bytes after the last complete row; 0 in a record that was not cut."""
+    @property
+    def start_utc(self) -> datetime:
+        """Start on the host's clock: the header's time less rows * 0.04 s."""
+    @property
+    def end_utc(self) -> datetime:
+        """End on the host's clock: the header's time, to the second."""
+    @property
+    def start_local(self) -> Optional[datetime]:
+        """Start in the site's offset from UTC; None if the header has none that can be read."""
+    @property
+    def end_local(self) -> Optional[datetime]:
+        """End in the site's offset from UTC; None if the header has none that can be read."""
+    @property
+    def controller_start_utc(self) -> Optional[datetime]:
+        """First row on the controller's clock; None in version 1, which has no timestamps."""
+    @property
+    def controller_end_utc(self) -> Optional[datetime]:
+        """Last row on the controller's clock; None in version 1."""
+    @property
+    def controller_minus_host_s(self) -> Optional[float]:
+        """What the controller's clock shows more than the host's; None in version 1."""
+    @property
+    def time_s(self) -> NDArray[np.float64]:
+        """Time of each row since the first: from the timestamps where there are any, else row * 0.04."""
+    @property
+    def timestamps_ms(self) -> Optional[NDArray[np.int64]]:
+        """Unix milliseconds of each row on the controller's clock; None in version 1."""
+    @property
+    def meterset_mu(self) -> NDArray[np.float64]:
+        """Cumulative meterset since the first row, from the 1/64 MU counter, across wraps and restarts."""
+    def raw(self, key: Union[str, Tuple[int, int]]) -> NDArray[np.int32]:
+        """The integers of a column as stored."""
+    def to_numpy(self) -> NDArray[np.float64]:
+        """All columns, shape (rows, columns); codes stay numbers; each column is contiguous."""
+    def to_pandas(self) -> Any:
+        """PyMedPhys's columns and index (time in s); ``timestamp_utc`` comes first where there are timestamps."""
+    def __getitem__(self, key: Union[str, Tuple[int, int]], /) -> NDArray[Any]: ...
+    def __contains__(self, key: object, /) -> bool: ...
+    def __len__(self) -> int:
+        """Number of complete rows."""
+
+def trf(source: Union[PathLike, bytes, bytearray, memoryview, _BinaryReader]) -> TrfRecord:
+    """Reads an Elekta log record from a path, from bytes, or from an open file such as an upload's BIN_FILE.
+
+    Raises MalformedError (with ``offset``) for what is no record, IoError for a file that cannot be read.
+    """
