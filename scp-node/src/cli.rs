@@ -1,7 +1,10 @@
 //! The command line: parse, call the library, print. One file per command, no logic here.
 
 mod config;
+mod logging;
 mod print;
+mod serve;
+mod sessions;
 mod trf;
 
 use std::path::PathBuf;
@@ -32,6 +35,9 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Serve(serve::Args),
+    Sessions(sessions::Args),
+    Reindex(sessions::ReindexArgs),
     /// Shows, checks or writes the settings.
     Config(config::Args),
     /// Shows and converts Elekta's log files (.trf).
@@ -71,6 +77,9 @@ pub fn main() -> ExitCode {
 
 fn run(cli: Cli, printer: Printer) -> Result<ExitCode> {
     match &cli.command {
+        Command::Serve(args) => serve::run(args, &cli.context(printer)?),
+        Command::Sessions(args) => sessions::run(args, &cli.context(printer)?),
+        Command::Reindex(args) => sessions::reindex(args, &cli.context(printer)?),
         // `config` must work on settings that are wrong, so it loads them itself.
         Command::Config(args) => config::run(args, cli.config.as_deref(), &cli.set, printer),
         // Works on files alone, whatever the settings say.
@@ -80,7 +89,6 @@ fn run(cli: Cli, printer: Printer) -> Result<ExitCode> {
 
 impl Cli {
     /// Loads the settings; every command but `config` begins with it.
-    #[expect(dead_code, reason = "the first command that needs it follows")]
     fn context(&self, printer: Printer) -> Result<Context> {
         Ok(Context { resolved: Settings::load(self.config.as_deref(), &self.set)?, printer })
     }

@@ -2,6 +2,7 @@
 
 pub mod command;
 pub mod identifier;
+pub mod message;
 pub mod status;
 
 pub use command::{Command, CommandField, Reply};

@@ -1,0 +1,17 @@
+//! Logs of a command that runs for long: to stderr, text or JSON. They hold AE titles, UIDs and hashes, no patients.
+
+use std::io::IsTerminal;
+
+use tracing_subscriber::EnvFilter;
+
+use crate::settings::LogSettings;
+
+/// Starts logging; a second start in one process changes nothing.
+pub(super) fn start(settings: &LogSettings) {
+    let filter = EnvFilter::try_new(&settings.level).unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
+    let _ = if settings.json { builder.json().try_init() } else { builder.try_init() };
+}

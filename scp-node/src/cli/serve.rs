@@ -1,0 +1,76 @@
+//! `serve`: the service, until it is told to stop.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use super::{Context, logging};
+use crate::error::{Error, Result};
+use crate::images::Store;
+use crate::scp;
+
+/// Runs the service: receives what the archive and others send, until Ctrl-C or a stop from the system.
+///
+/// The archive must know this node as a trusted application entity: AE title, address and port as `config show` prints.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {}
+
+pub(super) fn run(_args: &Args, context: &Context) -> Result<ExitCode> {
+    logging::start(&context.settings().log);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| Error::Network { what: "no runtime".into(), source })?;
+    runtime.block_on(serve(context))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn serve(context: &Context) -> Result<()> {
+    let settings = context.settings();
+    let limits = &settings.node.limits;
+    let store = Store::open(&settings.images, &settings.node.access.patients, limits.object_bytes)?;
+    let listener = scp::bind(&settings.node).await?;
+    let address =
+        listener.local_addr().map_err(|source| Error::Network { what: "no address".into(), source })?;
+    let ae_title = &settings.node.ae_title;
+    tracing::info!(%ae_title, %address, root = %settings.images.root.display(), "receiving");
+    context
+        .printer
+        .line(format!("{ae_title} receives on {address}, files into {}", settings.images.root.display()));
+    context.printer.json(&serde_json::json!({
+        "ae_title": ae_title, "address": address, "root": settings.images.root
+    }));
+    let shutdown = CancellationToken::new();
+    let stop = shutdown.clone();
+    tokio::spawn(async move {
+        stopped().await;
+        tracing::info!("stopping");
+        stop.cancel();
+    });
+    scp::run(listener, settings, Arc::new(store), shutdown).await
+}
+
+/// Ctrl-C, or the system's wish: SIGTERM, on Windows a closed console or a shutdown.
+async fn stopped() {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        match signal(SignalKind::terminate()) {
+            Ok(mut terminate) => {
+                tokio::select! { _ = tokio::signal::ctrl_c() => {}, _ = terminate.recv() => {} }
+            }
+            Err(_) => drop(tokio::signal::ctrl_c().await),
+        }
+    }
+    #[cfg(windows)]
+    {
+        use tokio::signal::windows;
+        match (windows::ctrl_close(), windows::ctrl_shutdown()) {
+            (Ok(mut close), Ok(mut shutdown)) => {
+                tokio::select! { _ = tokio::signal::ctrl_c() => {}, _ = close.recv() => {}, _ = shutdown.recv() => {} }
+            }
+            _ => drop(tokio::signal::ctrl_c().await),
+        }
+    }
+}
