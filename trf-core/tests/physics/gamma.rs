@@ -30,7 +30,13 @@ for c in case['criteria']:
 ";
 
 fn criteria() -> Vec<Criteria> {
-    let base = Criteria { max_gamma: 2.0, ..Criteria::default() };
+    let base = Criteria {
+        dose_percent: 2.0,
+        distance_mm: 0.5,
+        lower_dose_cutoff_percent: 20.0,
+        max_gamma: 2.0,
+        ..Criteria::default()
+    };
     vec![
         base,
         Criteria { dose_percent: 1.0, distance_mm: 1.0, ..base },

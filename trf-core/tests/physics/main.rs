@@ -6,6 +6,7 @@
     reason = "a test may panic, and says what it skips"
 )]
 
+mod check;
 mod data;
 mod delivery;
 mod gamma;
