@@ -25,7 +25,8 @@ enum Action {
     /// Writes a settings file with all defaults, ready to edit.
     Init {
         /// Where to; default is the system's place.
-        path: Option<PathBuf>,
+        #[arg(long, value_name = "FILE")]
+        output: Option<PathBuf>,
         /// Overwrites a file that is there.
         #[arg(long)]
         force: bool,
@@ -36,7 +37,7 @@ pub(super) fn run(args: &Args, file: Option<&Path>, set: &[String], printer: Pri
     match &args.action {
         Action::Show => show(&Settings::load(file, set)?, printer),
         Action::Check => check(&Settings::load(file, set)?, printer),
-        Action::Init { path, force } => init(path.as_deref(), *force, printer),
+        Action::Init { output, force } => init(output.as_deref(), *force, printer),
     }
 }
 

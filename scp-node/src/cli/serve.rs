@@ -1,14 +1,15 @@
 //! `serve`: the service, until it is told to stop.
 
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::{Context, logging};
 use crate::error::{Error, Result};
-use crate::images::Store;
-use crate::scp;
+use crate::images::{Catalog, Store};
+use crate::{hooks, scp};
 
 /// Runs the service: receives what the archive and others send, until Ctrl-C or a stop from the system.
 ///
@@ -48,7 +49,33 @@ async fn serve(context: &Context) -> Result<()> {
         tracing::info!("stopping");
         stop.cancel();
     });
-    scp::run(listener, settings, Arc::new(store), shutdown).await
+    let store = Arc::new(store);
+    let tasks = TaskTracker::new();
+    tasks.spawn(completions(context, &store, shutdown.clone())?);
+    tasks.close();
+    let received = scp::run(listener, settings, Arc::clone(&store), shutdown.clone()).await;
+    // However the receiver ended, the other tasks end with it.
+    shutdown.cancel();
+    tasks.wait().await;
+    received
+}
+
+/// The command that the site runs when a session is complete.
+fn completions(
+    context: &Context,
+    store: &Store,
+    shutdown: CancellationToken,
+) -> Result<impl Future<Output = ()> + Send + use<>> {
+    let settings = context.settings();
+    let catalog = Mutex::new(Catalog::open(&settings.images.root)?);
+    let session = move |id| catalog.lock().unwrap_or_else(PoisonError::into_inner).session_by_id(id);
+    Ok(hooks::run(
+        settings.hooks.clone(),
+        context.resolved.file.clone(),
+        store.subscribe(),
+        session,
+        shutdown,
+    ))
 }
 
 /// Ctrl-C, or the system's wish: SIGTERM, on Windows a closed console or a shutdown.
