@@ -5,7 +5,8 @@ use libfuzzer_sys::fuzz_target;
 use scp_node::images::head::{Head, wanted};
 use scp_node::images::walk::{Syntax, Walker};
 
-const SYNTAXES: [&str; 4] = ["1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99"];
+const SYNTAXES: [&str; 4] =
+    ["1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99"];
 
 fuzz_target!(|input: (u8, u8, &[u8])| {
     let (syntax, piece, bytes) = input;

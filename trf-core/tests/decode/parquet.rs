@@ -1,5 +1,4 @@
 //! Parquet files, read back with the parquet crate.
-#![cfg(feature = "parquet")]
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float64Type, Int32Type, TimestampMillisecondType};

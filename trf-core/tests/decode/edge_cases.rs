@@ -1,13 +1,6 @@
 //! The 49 edge cases of the developer set, driven by their `cases.json`.
-#![expect(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a test whose data are not as it says fails"
-)]
 
-mod common;
-
-use common::{gunzip, json_members, trf_data};
+use crate::common::{gunzip, json_members, trf_data};
 use trf_core::csv::{Dialect, write_table};
 use trf_core::items;
 use trf_core::{Error, ItemPart, Record, Warning};
@@ -39,7 +32,7 @@ fn every_case_ends_as_expected() {
             ("error", Err(error)) => assert_error(name, &error),
             ("error", Ok(_)) => panic!("{name}: decoded, but it is broken"),
             (expect, Ok(record)) => {
-                common::assert_header(name, &record, case);
+                crate::common::assert_header(name, &record, case);
                 let warned = record.warnings().iter().any(|w| matches!(w, Warning::CutRow { .. }));
                 assert_eq!(warned, expect == "ok_with_warning", "{name}: {:?}", record.warnings());
                 assert_eq!(record.warnings().len(), usize::from(warned), "{name}: {:?}", record.warnings());
@@ -65,7 +58,7 @@ fn assert_table(name: &str, record: &Record, golden: Option<std::path::PathBuf>)
     let text = String::from_utf8(text).unwrap();
     assert_eq!(text.lines().count(), record.n_rows() + 1, "{name}");
     if let Some(golden) = golden {
-        common::assert_equal_but_couch_angle(name, &text, &gunzip(&golden));
+        crate::common::assert_equal_but_couch_angle(name, &text, &gunzip(&golden));
     }
 }
 

@@ -1,9 +1,6 @@
 //! The same files through PyMedPhys and through us. Needs `PYMEDPHYS_PYTHON`, an interpreter with PyMedPhys 0.41.
 //!
 //! Every disagreement is listed below with its reason; one that is not listed, or one that is listed but does not occur, fails.
-#![expect(clippy::unwrap_used, reason = "a test whose files cannot be made fails")]
-
-mod common;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -89,7 +86,7 @@ fn tables_and_headers_are_those_of_pymedphys_but_for_listed_disagreements() {
     assert!(unlisted.is_empty(), "not as listed: {unlisted:#?}");
     let occurred = |name: &str| names.iter().any(|n| n == name);
     let unused: Vec<_> = DISAGREEMENTS.iter().filter(|(n, ..)| !occurred(n)).collect();
-    assert!(unused.is_empty() || common::trf_data().is_none(), "listed, but not met: {unused:?}");
+    assert!(unused.is_empty() || crate::common::trf_data().is_none(), "listed, but not met: {unused:?}");
 }
 
 /// The interpreter to compare with; says so where there is none, and fails where there must be one.
@@ -100,7 +97,7 @@ fn pymedphys() -> Option<PathBuf> {
         "PYMEDPHYS_PYTHON is not set, but REQUIRE_PEERS is"
     );
     if python.is_none() {
-        common::say("skipped: PYMEDPHYS_PYTHON is not set");
+        crate::common::say("skipped: PYMEDPHYS_PYTHON is not set");
     }
     python
 }
@@ -113,7 +110,7 @@ fn collect(directory: &Path) -> Vec<String> {
         let name = format!("written_v{}.trf", version.number());
         std::fs::write(directory.join(name), written(version).to_bytes().unwrap()).unwrap();
     }
-    if let Some(data) = common::trf_data() {
+    if let Some(data) = crate::common::trf_data() {
         let edge = std::fs::read_dir(data.join("edge")).unwrap().map(|entry| entry.unwrap().path());
         let real = ["v1_service_20170419_2118", "v3_int4_d_abut"].map(|n| data.join(format!("trf/{n}.trf")));
         for path in edge.chain(real).filter(|path| path.extension().is_some_and(|e| e == "trf")) {
@@ -159,7 +156,7 @@ fn compare(directory: &Path, name: &str) -> Pymedphys {
             if ours == theirs {
                 return Agrees;
             }
-            common::assert_equal_but_couch_angle(name, &ours, &theirs);
+            crate::common::assert_equal_but_couch_angle(name, &ours, &theirs);
             CutsCouchAngle
         }
     }

@@ -1,9 +1,4 @@
 //! Records that the writer made, read back: any version, any content.
-#![expect(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a test whose data are not as it says fails"
-)]
 
 use proptest::prelude::*;
 use trf_core::csv::{Dialect, write_table};

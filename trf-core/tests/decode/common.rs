@@ -1,11 +1,10 @@
 //! Where the real records are, for the tests that need them.
-#![expect(unreachable_pub, reason = "shared by several test binaries")]
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// Directory of the TRF developer set beside the repository; says so and gives `None` where it is absent.
-pub fn trf_data() -> Option<PathBuf> {
+pub(crate) fn trf_data() -> Option<PathBuf> {
     let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data/trf");
     if data.is_dir() {
         return Some(data);
@@ -16,18 +15,18 @@ pub fn trf_data() -> Option<PathBuf> {
 
 /// Tells the reader of the test log what did not run.
 #[expect(clippy::print_stdout, reason = "a skipped test must be seen")]
-pub fn say(text: &str) {
+pub(crate) fn say(text: &str) {
     println!("{text}");
 }
 
 /// A JSON object of the set, as its members.
-pub fn json_members(path: &Path) -> serde_json::Map<String, serde_json::Value> {
+pub(crate) fn json_members(path: &Path) -> serde_json::Map<String, serde_json::Value> {
     let text = std::fs::read_to_string(path).unwrap();
     serde_json::from_str(&text).unwrap()
 }
 
 /// A gzipped text of the set.
-pub fn gunzip(path: &Path) -> String {
+pub(crate) fn gunzip(path: &Path) -> String {
     let mut text = String::new();
     let file = std::fs::File::open(path).unwrap();
     flate2::read::GzDecoder::new(file).read_to_string(&mut text).unwrap();
@@ -35,7 +34,7 @@ pub fn gunzip(path: &Path) -> String {
 }
 
 /// Checks header fields and counts against a member of `headers.json` or `cases.json`.
-pub fn assert_header(name: &str, record: &trf_core::Record, expected: &serde_json::Value) {
+pub(crate) fn assert_header(name: &str, record: &trf_core::Record, expected: &serde_json::Value) {
     let header = record.header();
     assert_eq!(header.utc_text, expected["date"], "{name}");
     assert_eq!(header.utc_offset_text, expected["timezone"], "{name}");
@@ -50,7 +49,7 @@ pub fn assert_header(name: &str, record: &trf_core::Record, expected: &serde_jso
 }
 
 /// Compares CSV text cell by cell; PyMedPhys's couch angle is trunc((x / 10) / 0.1) where x is right.
-pub fn assert_equal_but_couch_angle(name: &str, ours: &str, golden: &str) {
+pub(crate) fn assert_equal_but_couch_angle(name: &str, ours: &str, golden: &str) {
     if ours == golden {
         return;
     }
