@@ -1,6 +1,6 @@
 //! The listener against the emulated linac: whatever happens on the wire, every message of a patient is archived once.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
 use std::path::Path;
