@@ -19,6 +19,7 @@ pub mod files;
 pub mod frame;
 mod handover;
 pub mod index;
+pub mod inspect;
 pub mod item;
 pub mod journal;
 mod listener;

@@ -58,7 +58,7 @@ impl LinacSettings {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ListenerSettings {
-    /// Where live state, records and index go.
+    /// Where live state, records and index go: a local disk, for SQLite's sake.
     pub dir: PathBuf,
     /// Where the journal goes: a local disk. `<dir>/journal` if empty.
     pub journal_dir: PathBuf,
@@ -92,7 +92,7 @@ pub struct ListenerSettings {
 impl Default for ListenerSettings {
     fn default() -> Self {
         Self {
-            dir: PathBuf::from("icom"),
+            dir: PathBuf::new(),
             journal_dir: PathBuf::new(),
             fsync_interval_ms: 1000,
             memory_mb: 64,

@@ -1,6 +1,7 @@
 //! The command line: parse, call the library, print. One file per command, no logic here.
 
 mod config;
+mod icom;
 mod logging;
 mod print;
 mod serve;
@@ -40,6 +41,8 @@ enum Command {
     Reindex(sessions::ReindexArgs),
     /// Shows, checks or writes the settings.
     Config(config::Args),
+    /// Listens to Elekta's iCom stream, shows and plays what was recorded, emulates a linac.
+    Icom(icom::Args),
     /// Shows and converts Elekta's log files (.trf).
     Trf(trf::Args),
 }
@@ -82,6 +85,7 @@ fn run(cli: Cli, printer: Printer) -> Result<ExitCode> {
         Command::Reindex(args) => sessions::reindex(args, &cli.context(printer)?),
         // `config` must work on settings that are wrong, so it loads them itself.
         Command::Config(args) => config::run(args, cli.config.as_deref(), &cli.set, printer),
+        Command::Icom(args) => icom::run(args, || cli.context(printer), printer),
         // Works on files alone, whatever the settings say.
         Command::Trf(args) => Ok(trf::run(args, printer)),
     }

@@ -10,6 +10,7 @@ pub mod demo;
 pub mod dimse;
 pub mod error;
 pub mod hooks;
+pub mod icom;
 pub mod images;
 pub mod names;
 pub mod scp;

@@ -9,6 +9,7 @@ mod archive;
 mod hooks;
 mod images;
 mod node;
+mod site;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -20,6 +21,7 @@ pub use archive::{ArchiveSettings, Strategy};
 pub use hooks::HookSettings;
 pub use images::{Durability, ImageSettings, StorageClasses};
 pub use node::{AccessSettings, LimitSettings, NodeSettings, TimeoutSettings};
+pub use site::{LinacSettings, SiteSettings};
 
 use crate::error::{Error, Result};
 
@@ -39,6 +41,11 @@ pub struct Settings {
     /// The archives that may be asked, `[[archive]]`; the first is the one that is asked by default.
     #[serde(rename = "archive", skip_serializing_if = "Vec::is_empty")]
     pub archives: Vec<ArchiveSettings>,
+    /// The sites and their linacs, `[[site]]` and `[[site.linac]]`.
+    #[serde(rename = "site", skip_serializing_if = "Vec::is_empty")]
+    pub sites: Vec<SiteSettings>,
+    /// How iCom is listened to and kept; an empty `dir` is `icom` in the system's place.
+    pub icom: icom_core::ListenerSettings,
     /// Commands of the site that the service runs.
     pub hooks: HookSettings,
     /// How `qatrack_ext` runs pylinac.
@@ -172,6 +179,8 @@ impl Settings {
         self.images.check()?;
         self.hooks.check()?;
         self.analysis.check()?;
+        self.sites.iter().try_for_each(SiteSettings::check)?;
+        self.listener().check().map_err(|error| wrong("icom", error.to_string()))?;
         let mut names = std::collections::BTreeSet::new();
         for archive in &self.archives {
             archive.check()?;
@@ -183,6 +192,24 @@ impl Settings {
             }
         }
         Ok(())
+    }
+
+    /// `[icom]` with its directory and the linacs of all sites filled in.
+    pub fn listener(&self) -> icom_core::ListenerSettings {
+        let mut listener = self.icom.clone();
+        if listener.dir.as_os_str().is_empty() {
+            listener.dir = home().join("icom");
+        }
+        listener.linacs = (self.sites.iter().flat_map(|site| &site.linacs))
+            .filter(|linac| !linac.ip.trim().is_empty())
+            .map(|linac| icom_core::LinacSettings {
+                name: linac.name.clone(),
+                host: linac.ip.clone(),
+                port: linac.icom_port,
+                pass_through: linac.icom_pass_through,
+            })
+            .collect();
+        listener
     }
 
     /// The archive of this name, or the first one when no name is given.

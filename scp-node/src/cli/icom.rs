@@ -1,0 +1,174 @@
+//! `icom listen|info|replay|emulate`: a linac's iCom stream, received, shown, played.
+
+mod emulate;
+mod info;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Subcommand;
+use icom_core::{LinacSettings, ListenerSettings};
+use tokio_util::sync::CancellationToken;
+
+use super::{Context, Printer};
+use crate::error::{Error, Result};
+use crate::settings::LogSettings;
+
+/// Listens to Elekta's iCom stream, shows and plays what was recorded, emulates a linac.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Listens to linacs until stopped; a drop-in for `pymedphys icom listen`. Records go to DIR/patients, live state to DIR/live.
+    Listen(Listen),
+    /// Prints what recorded files hold.
+    Info(info::Info),
+    /// Plays a recorded file to a client, as its linac did.
+    Replay(emulate::Replay),
+    /// Emulates a linac, with faults on demand, and reports how its client behaved.
+    Emulate(emulate::Emulate),
+}
+
+/// `icom listen`.
+#[derive(Debug, clap::Args)]
+struct Listen {
+    /// Linac to listen to, HOST or HOST:PORT, or NAME=HOST:PORT; may be given several times.
+    #[arg(long = "linac", required = true, value_name = "[NAME=]HOST[:PORT]")]
+    linacs: Vec<String>,
+    /// Where records, live state and index go.
+    #[arg(long, short, value_name = "DIR")]
+    out: PathBuf,
+    /// Where the journal goes; a local disk. Else OUT/journal.
+    #[arg(long, value_name = "DIR")]
+    journal: Option<PathBuf>,
+    /// Gives the first linac's stream to other clients at this address, such as 0.0.0.0:1706.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pass_through: Option<SocketAddr>,
+    /// Longest wait for beam-off when stopped, seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = ListenerSettings::default().beam_off_wait_s)]
+    beam_off_wait: u32,
+    /// Without PyMedPhys's ring of messages, OUT/live/HOST/NNN.txt.
+    #[arg(long)]
+    no_ring: bool,
+}
+
+/// Files are shown and linacs emulated whatever the settings say; only `listen` asks for them, for its log.
+pub(super) fn run(
+    args: &Args,
+    context: impl FnOnce() -> Result<Context>,
+    printer: Printer,
+) -> Result<ExitCode> {
+    match &args.action {
+        Action::Listen(listen) => listen.run(&context()?.settings().log, printer),
+        Action::Info(info) => info.run(printer),
+        Action::Replay(replay) => replay.run(printer),
+        Action::Emulate(emulate) => emulate.run(printer),
+    }
+}
+
+impl Listen {
+    fn settings(&self) -> Result<ListenerSettings> {
+        let mut linacs = Vec::new();
+        for (n, text) in self.linacs.iter().enumerate() {
+            let (name, address) = text.split_once('=').map_or((None, text.as_str()), |(n, a)| (Some(n), a));
+            let mut linac = LinacSettings::at(address)?;
+            if let Some(name) = name {
+                linac.name = name.to_owned();
+            }
+            linac.pass_through = self.pass_through.filter(|_| n == 0);
+            linacs.push(linac);
+        }
+        Ok(ListenerSettings {
+            dir: self.out.clone(),
+            journal_dir: self.journal.clone().unwrap_or_default(),
+            beam_off_wait_s: self.beam_off_wait,
+            finish_on_stop: true,
+            pymedphys_live: !self.no_ring,
+            linacs,
+            ..ListenerSettings::default()
+        })
+    }
+
+    fn run(&self, log: &LogSettings, printer: Printer) -> Result<ExitCode> {
+        start_log(log);
+        let settings = self.settings()?;
+        settings.check()?;
+        runtime()?.block_on(async {
+            let shutdown = CancellationToken::new();
+            let handle = crate::icom::IcomHandle::default();
+            let task = tokio::spawn(crate::icom::run(settings, handle, shutdown.clone()));
+            let names = self.linacs.join(", ");
+            printer.note(format!("listening to {names}; Ctrl-C stops, once the beam is off"));
+            let aborted = task.abort_handle();
+            tokio::select! {
+                () = stop_requested() => {}
+                // A start that fails ends the task at once.
+                () = ended(&aborted) => {}
+            }
+            shutdown.cancel();
+            task.await.map_err(|error| Error::Misuse {
+                what: format!("the listener ended unexpectedly: {error}"),
+                hint: "please report this with the log".into(),
+            })?
+        })?;
+        printer.json(&serde_json::json!({"stopped": true}));
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .map_err(|source| Error::Network { what: "starting the runtime".into(), source })
+}
+
+async fn ended(task: &tokio::task::AbortHandle) {
+    while !task.is_finished() {
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+}
+
+/// Ctrl-C, or what the system's service manager sends.
+async fn stop_requested() {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
+            tokio::select! {
+                _ = tokio::signal::ctrl_c() => {}
+                _ = terminate.recv() => {}
+            }
+            return;
+        }
+    }
+    #[cfg(windows)]
+    {
+        use tokio::signal::windows::{ctrl_break, ctrl_close, ctrl_shutdown};
+        if let (Ok(mut a), Ok(mut b), Ok(mut c)) = (ctrl_break(), ctrl_close(), ctrl_shutdown()) {
+            tokio::select! {
+                _ = tokio::signal::ctrl_c() => {}
+                _ = a.recv() => {}
+                _ = b.recv() => {}
+                _ = c.recv() => {}
+            }
+            return;
+        }
+    }
+    // Without a handler the system ends the process; nothing more can be done here.
+    let _ = tokio::signal::ctrl_c().await;
+}
+
+fn start_log(settings: &LogSettings) {
+    let filter = tracing_subscriber::EnvFilter::try_new(&settings.level)
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A log that is there already is as good.
+    let _ = if settings.json { log.json().try_init() } else { log.try_init() };
+}
