@@ -7,6 +7,7 @@
 
 pub mod convert;
 pub mod error;
+pub mod icom;
 pub mod node;
 pub mod pixels;
 pub mod series;
@@ -24,6 +25,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     settings::register(module)?;
     series::register(module)?;
     trf::register(module)?;
+    icom::register(module)?;
     node::register(module)?;
     Ok(())
 }

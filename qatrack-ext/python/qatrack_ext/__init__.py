@@ -24,12 +24,23 @@ if TYPE_CHECKING:
         PeerError as PeerError,
         UnsupportedError as UnsupportedError,
     )
-    from ._native import TrfRecord as TrfRecord, __version__ as __version__, trf as trf
+    from ._icom import Snapshot as Snapshot, icom as icom
+    from ._native import (
+        IcomDelivery as IcomDelivery,
+        IcomRecord as IcomRecord,
+        TrfRecord as TrfRecord,
+        __version__ as __version__,
+        icom_deliveries as icom_deliveries,
+        icom_record as icom_record,
+        trf as trf,
+    )
 
 # Public name -> module that has it. One line per name; the lists below follow from it.
 _WHERE = {
     "AnalysisError": "._errors",
     "Error": "._errors",
+    "IcomDelivery": "._native",
+    "IcomRecord": "._native",
     "IncompleteError": "._errors",
     "InternalError": "._errors",
     "IoError": "._errors",
@@ -38,9 +49,13 @@ _WHERE = {
     "MisuseError": "._errors",
     "NotFoundError": "._errors",
     "PeerError": "._errors",
+    "Snapshot": "._icom",
     "TrfRecord": "._native",
     "UnsupportedError": "._errors",
     "__version__": "._native",
+    "icom": "._icom",
+    "icom_deliveries": "._native",
+    "icom_record": "._native",
     "trf": "._native",
 }
 

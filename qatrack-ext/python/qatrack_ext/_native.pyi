@@ -1,6 +1,6 @@
 """What the compiled part offers; users import these names from ``qatrack_ext``."""
 
-from datetime import datetime
+from datetime import date, datetime
 from os import PathLike as _PathLike
 from pathlib import Path as _Path
 from typing import Any, Dict, List, Optional, Protocol, Tuple, Union, final
@@ -98,3 +98,83 @@ def trf(source: Union[PathLike, bytes, bytearray, memoryview, _BinaryReader]) ->
 
     Raises MalformedError (with ``offset``) for what is no record, IoError for a file that cannot be read.
     """
+
+def icom_json(
+    linac: str, max_age: float = 5.0, dir: Optional[PathLike] = None, config: Optional[PathLike] = None
+) -> str:
+    """A linac's live state as JSON; users call ``qatrack_ext.icom``."""
+
+@final
+class IcomDelivery:
+    """Control points of an iCom record, in the frame of PyMedPhys's Delivery."""
+
+    @property
+    def meterset_mu(self) -> NDArray[np.float64]:
+        """Cumulative MU, shape (n,)."""
+    @property
+    def gantry_bipolar_deg(self) -> NDArray[np.float64]:
+        """Gantry, -180 to 180 degrees, shape (n,)."""
+    @property
+    def collimator_bipolar_deg(self) -> NDArray[np.float64]:
+        """Collimator, -180 to 180 degrees, shape (n,)."""
+    @property
+    def mlc_mm(self) -> NDArray[np.float64]:
+        """Leaf tips, mm, positive away from the axis, shape (n, 80, 2)."""
+    @property
+    def jaw_mm(self) -> NDArray[np.float64]:
+        """Diaphragms, mm, positive away from the axis, shape (n, 2)."""
+    def to_pymedphys(self) -> Dict[str, NDArray[np.float64]]:
+        """Columns by PyMedPhys's names: ``pymedphys.Delivery(**d.to_pymedphys())``."""
+    def __getitem__(self, name: str, /) -> NDArray[np.float64]: ...
+    def __len__(self) -> int:
+        """Number of control points."""
+
+@final
+class IcomRecord:
+    """One use of a linac by one patient, as the iCom listener recorded it."""
+
+    @property
+    def linac(self) -> Optional[str]:
+        """The linac's name in the settings; None of a file opened by its path."""
+    @property
+    def path(self) -> _Path:
+        """The file."""
+    @property
+    def machine_id(self) -> Optional[str]:
+        """The linac's name on the wire."""
+    @property
+    def patient_id(self) -> str:
+        """Patient's ID."""
+    @property
+    def patient_name(self) -> Optional[str]:
+        """Patient's name as sent."""
+    @property
+    def start(self) -> datetime:
+        """First message, on the linac's clock."""
+    @property
+    def end(self) -> datetime:
+        """Last message, on the linac's clock."""
+    @property
+    def mu(self) -> float:
+        """Delivered MU, with what was delivered before a beginning in mid-beam."""
+    @property
+    def gaps(self) -> int:
+        """Places where messages are missing."""
+    def summary(self) -> Dict[str, Any]:
+        """Everything the index knows, fit for a composite test's result: fields, gaps, repeats, lost links."""
+    def delivery(self, *, compatible: bool = False) -> IcomDelivery:
+        """Control points; ``compatible=True`` gives the numbers of PyMedPhys's ``Delivery.from_icom``."""
+
+def icom_deliveries(
+    linac: Optional[str] = None,
+    patient: Optional[str] = None,
+    day: Union[None, str, date, datetime] = None,
+    *,
+    without_mu: bool = False,
+    dir: Optional[PathLike] = None,
+    config: Optional[PathLike] = None,
+) -> List[IcomRecord]:
+    """Records of the iCom listener that match, oldest first; ``dir`` is its directory, by default that of the settings."""
+
+def icom_record(path: PathLike) -> IcomRecord:
+    """A recorded file, written by this listener or by PyMedPhys's."""

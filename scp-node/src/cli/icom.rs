@@ -95,7 +95,7 @@ impl Listen {
     }
 
     fn run(&self, log: &LogSettings, printer: Printer) -> Result<ExitCode> {
-        start_log(log);
+        super::logging::start(log);
         let settings = self.settings()?;
         settings.check()?;
         runtime()?.block_on(async {
@@ -106,7 +106,7 @@ impl Listen {
             printer.note(format!("listening to {names}; Ctrl-C stops, once the beam is off"));
             let aborted = task.abort_handle();
             tokio::select! {
-                () = stop_requested() => {}
+                () = super::serve::stopped() => {}
                 // A start that fails ends the task at once.
                 () = ended(&aborted) => {}
             }
@@ -133,42 +133,4 @@ async fn ended(task: &tokio::task::AbortHandle) {
     while !task.is_finished() {
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
-}
-
-/// Ctrl-C, or what the system's service manager sends.
-async fn stop_requested() {
-    #[cfg(unix)]
-    {
-        use tokio::signal::unix::{SignalKind, signal};
-        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
-            tokio::select! {
-                _ = tokio::signal::ctrl_c() => {}
-                _ = terminate.recv() => {}
-            }
-            return;
-        }
-    }
-    #[cfg(windows)]
-    {
-        use tokio::signal::windows::{ctrl_break, ctrl_close, ctrl_shutdown};
-        if let (Ok(mut a), Ok(mut b), Ok(mut c)) = (ctrl_break(), ctrl_close(), ctrl_shutdown()) {
-            tokio::select! {
-                _ = tokio::signal::ctrl_c() => {}
-                _ = a.recv() => {}
-                _ = b.recv() => {}
-                _ = c.recv() => {}
-            }
-            return;
-        }
-    }
-    // Without a handler the system ends the process; nothing more can be done here.
-    let _ = tokio::signal::ctrl_c().await;
-}
-
-fn start_log(settings: &LogSettings) {
-    let filter = tracing_subscriber::EnvFilter::try_new(&settings.level)
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    // A log that is there already is as good.
-    let _ = if settings.json { log.json().try_init() } else { log.try_init() };
 }

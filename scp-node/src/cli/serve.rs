@@ -9,7 +9,7 @@ use tokio_util::task::TaskTracker;
 use super::{Context, logging};
 use crate::error::{Error, Result};
 use crate::images::{Catalog, Store};
-use crate::{hooks, scp};
+use crate::{hooks, icom, scp};
 
 /// Runs the service: receives what the archive and others send, until Ctrl-C or a stop from the system.
 ///
@@ -52,12 +52,20 @@ async fn serve(context: &Context) -> Result<()> {
     let store = Arc::new(store);
     let tasks = TaskTracker::new();
     tasks.spawn(completions(context, &store, shutdown.clone())?);
+    tasks.spawn(linacs(settings.listener(), shutdown.clone()));
     tasks.close();
     let received = scp::run(listener, settings, Arc::clone(&store), shutdown.clone()).await;
     // However the receiver ended, the other tasks end with it.
     shutdown.cancel();
     tasks.wait().await;
     received
+}
+
+/// The linacs' iCom streams. A listener that cannot start is told, and takes nothing else down.
+async fn linacs(settings: icom_core::ListenerSettings, shutdown: CancellationToken) {
+    if let Err(error) = icom::run(settings, icom::IcomHandle::default(), shutdown).await {
+        tracing::error!(%error, hint = error.hint(), "iCom is not listened to");
+    }
 }
 
 /// The command that the site runs when a session is complete.
@@ -79,7 +87,7 @@ fn completions(
 }
 
 /// Ctrl-C, or the system's wish: SIGTERM, on Windows a closed console or a shutdown.
-async fn stopped() {
+pub(super) async fn stopped() {
     #[cfg(unix)]
     {
         use tokio::signal::unix::{SignalKind, signal};

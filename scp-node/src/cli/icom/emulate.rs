@@ -12,7 +12,8 @@ use icom_core::script::Script;
 use serde::Serialize;
 
 use super::super::Printer;
-use super::{runtime, stop_requested};
+use super::super::serve::stopped;
+use super::runtime;
 use crate::error::{Error, Result};
 
 /// Where to serve, and how fast.
@@ -115,7 +116,7 @@ impl Serve {
         runtime()?.block_on(async {
             tokio::select! {
                 () = self.finished(&emulator) => {}
-                () = stop_requested() => {}
+                () = stopped() => {}
             }
         });
         let summary = Summary::of(&emulator.stop());
