@@ -12,7 +12,7 @@ use numpy::{PyArray1, PyArray2, PyArrayMethods};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyString};
 use trf_core::items::Rule;
-use trf_core::{Column, ItemPart, Record};
+use trf_core::{Column, Header, ItemPart, Record};
 
 use crate::convert;
 use crate::error::{Failure, boundary, waiting};
@@ -51,6 +51,22 @@ impl TrfRecord {
     }
 }
 
+/// The header's texts and numbers.
+fn header_dict<'py>(py: Python<'py>, header: &Header) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    dict.set_item("machine_id", &header.machine_id)?;
+    dict.set_item("field", &header.field)?;
+    dict.set_item("field_label", header.field_label())?;
+    dict.set_item("field_name", header.field_name())?;
+    dict.set_item("total_mu", header.total_mu())?;
+    dict.set_item("version", header.version.number())?;
+    dict.set_item("date", &header.utc_text)?;
+    dict.set_item("timezone", &header.utc_offset_text)?;
+    dict.set_item("end_utc", header.end_utc)?;
+    dict.set_item("n_columns", header.items.len())?;
+    Ok(dict)
+}
+
 /// Codes as an array of text; each word is one Python object, however often it occurs.
 fn words<'py>(py: Python<'py>, rule: Rule, codes: &[i32]) -> PyResult<Bound<'py, PyAny>> {
     let mut known = std::collections::HashMap::<i32, Bound<'py, PyString>>::new();
@@ -69,15 +85,7 @@ impl TrfRecord {
     fn header<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         boundary(|| {
             let header = self.record.header();
-            let dict = PyDict::new(py);
-            dict.set_item("machine_id", &header.machine_id)?;
-            dict.set_item("field", &header.field)?;
-            dict.set_item("field_label", header.field_label())?;
-            dict.set_item("field_name", header.field_name())?;
-            dict.set_item("total_mu", header.total_mu())?;
-            dict.set_item("version", header.version.number())?;
-            dict.set_item("date", &header.utc_text)?;
-            dict.set_item("timezone", &header.utc_offset_text)?;
+            let dict = header_dict(py, header)?;
             dict.set_item("items", header.items.iter().map(|i| (i.item, i.part)).collect::<Vec<_>>())?;
             Ok(dict)
         })
@@ -300,6 +308,15 @@ fn trf(py: Python<'_>, source: &Bound<'_, PyAny>) -> PyResult<TrfRecord> {
     })
 }
 
+/// The header of the file at `path`, without reading its rows.
+#[pyfunction]
+fn trf_header(py: Python<'_>, path: PathBuf) -> PyResult<Bound<'_, PyDict>> {
+    boundary(|| {
+        let header = py.detach(|| Header::read(&path)).map_err(|e| Failure::from(e).path(&path))?;
+        header_dict(py, &header)
+    })
+}
+
 /// The bytes of a bytes-like or file-like object; a file-like one is read from its start and left where it was.
 fn bytes_of(source: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
     if let Ok(bytes) = source.cast::<PyBytes>() {
@@ -334,5 +351,6 @@ fn bytes_of(source: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
 /// Adds this file's names to the module.
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<TrfRecord>()?;
-    module.add_function(wrap_pyfunction!(trf, module)?)
+    module.add_function(wrap_pyfunction!(trf, module)?)?;
+    module.add_function(wrap_pyfunction!(trf_header, module)?)
 }

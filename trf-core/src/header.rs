@@ -153,16 +153,16 @@ impl Header {
     /// # Errors
     /// As [`Header::read`].
     pub fn read_from(reader: impl Read, path: impl AsRef<Path>) -> Result<Self> {
-        /// Holds a usual header (1.5 kB) with room to spare; a longer one costs a second read.
-        const FIRST_READ_BYTES: u64 = 4096;
-        let io = |e| Error::io(path.as_ref(), e);
-        let mut bytes = Vec::new();
-        let mut first = reader.take(FIRST_READ_BYTES);
-        first.read_to_end(&mut bytes).map_err(io)?;
-        match Self::parse(&bytes) {
-            Err(Error::Malformed { .. }) if bytes.len() as u64 == FIRST_READ_BYTES => {
-                let rest = (MAX_HEADER_BYTES as u64).saturating_sub(FIRST_READ_BYTES);
-                first.into_inner().take(rest).read_to_end(&mut bytes).map_err(io)?;
+        /// Holds a usual header (1.5 kB) with room to spare; a longer one costs more reads.
+        const FIRST_READ_BYTES: usize = 2048;
+        let mut reader = reader.take(MAX_HEADER_BYTES as u64);
+        let mut first = [0; FIRST_READ_BYTES];
+        let n = fill(&mut reader, &mut first).map_err(|e| Error::io(path.as_ref(), e))?;
+        let first = first.get(..n).unwrap_or_default();
+        match Self::parse(first) {
+            Err(Error::Malformed { .. }) if n == FIRST_READ_BYTES => {
+                let mut bytes = first.to_vec();
+                reader.read_to_end(&mut bytes).map_err(|e| Error::io(path.as_ref(), e))?;
                 Self::parse(&bytes)
             }
             result => result,
@@ -204,6 +204,20 @@ impl Header {
             _ => ("", &self.field),
         }
     }
+}
+
+/// Reads until `buffer` is full or the input ends; gives the number of bytes read.
+fn fill(reader: &mut impl Read, buffer: &mut [u8]) -> std::io::Result<usize> {
+    let mut filled = 0;
+    while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        match reader.read(rest) {
+            Ok(0) => break,
+            Ok(n) => filled = filled.saturating_add(n),
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
 }
 
 /// A position in foreign bytes that cannot leave them.

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         icom_deliveries as icom_deliveries,
         icom_record as icom_record,
         trf as trf,
+        trf_header as trf_header,
     )
 
 # Public name -> module that has it. One line per name; the lists below follow from it.
@@ -57,6 +58,7 @@ _WHERE = {
     "icom_deliveries": "._native",
     "icom_record": "._native",
     "trf": "._native",
+    "trf_header": "._native",
 }
 
 __all__ = sorted(_WHERE)  # noqa: PLE0605  (names come from _WHERE so that there is one list)

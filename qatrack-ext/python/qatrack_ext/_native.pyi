@@ -34,7 +34,7 @@ class TrfRecord:
 
     @property
     def header(self) -> Dict[str, Any]:
-        """machine_id, field, field_label, field_name, total_mu, version, date, timezone, items."""
+        """As ``trf_header`` gives it, and ``items``: the list of (item, part)."""
     def summary(self) -> Dict[str, Any]:
         """What ``scp-node trf info`` prints: plain str, numbers, lists and None, fit for a composite test's result."""
     @property
@@ -92,6 +92,10 @@ class TrfRecord:
     def __contains__(self, key: object, /) -> bool: ...
     def __len__(self) -> int:
         """Number of complete rows."""
+
+def trf_header(path: PathLike) -> Dict[str, Any]:
+    """The header of a record without reading its rows: machine_id, field, field_label, field_name, total_mu (None if the
+    file has no number), version, date and timezone as written, end_utc, n_columns."""
 
 def trf(source: Union[PathLike, bytes, bytearray, memoryview, _BinaryReader]) -> TrfRecord:
     """Reads an Elekta log record from a path, from bytes, or from an open file such as an upload's BIN_FILE.

@@ -8,6 +8,7 @@
 mod common;
 mod differential;
 mod edge_cases;
+mod item_table;
 #[cfg(feature = "parquet")]
 mod parquet;
 mod real;
