@@ -1,9 +1,13 @@
 //! The command line: parse, call the library, print. One file per command, no logic here.
 
 mod config;
+mod echo;
+mod fetch;
+mod find;
 mod icom;
 mod logging;
 mod print;
+mod runtime;
 mod serve;
 mod sessions;
 mod trf;
@@ -37,6 +41,9 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Serve(serve::Args),
+    Echo(echo::Args),
+    Find(find::Args),
+    Fetch(fetch::Args),
     Sessions(sessions::Args),
     Reindex(sessions::ReindexArgs),
     /// Shows, checks or writes the settings.
@@ -86,6 +93,9 @@ fn run(cli: Cli, printer: Printer) -> Result<ExitCode> {
         // `config` must work on settings that are wrong, so it loads them itself.
         Command::Config(args) => config::run(args, cli.config.as_deref(), &cli.set, printer),
         Command::Icom(args) => icom::run(args, || cli.context(printer), printer),
+        Command::Echo(args) => echo::run(args, &cli.context(printer)?),
+        Command::Find(args) => find::run(args, &cli.context(printer)?),
+        Command::Fetch(args) => fetch::run(args, &cli.context(printer)?),
         // Works on files alone, whatever the settings say.
         Command::Trf(args) => Ok(trf::run(args, printer)),
     }

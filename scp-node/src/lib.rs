@@ -9,6 +9,7 @@ pub mod cli;
 pub mod demo;
 pub mod dimse;
 pub mod error;
+pub mod fetch;
 pub mod hooks;
 pub mod icom;
 pub mod images;

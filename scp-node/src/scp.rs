@@ -4,7 +4,7 @@
 //! where it may block on the disk without anyone else noticing. `stream` knows bytes and PDUs but no messages,
 //! `association` messages but no files, [`crate::images::Store`] files but no sockets.
 
-mod ack;
+pub(crate) mod ack;
 mod admission;
 mod association;
 mod listener;

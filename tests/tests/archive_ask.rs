@@ -68,7 +68,7 @@ async fn lists_everything(archive: &PeerArchive, expected: Strategy) {
             assert_eq!(inquiry.strategy(), expected, "{}", archive.name);
         }
         if archive.name == "Orthanc" {
-            assert_eq!(plans[0].label.as_deref(), Some("WL_10MV"));
+            assert_eq!(plans.first().unwrap().label.as_deref(), Some("WL_10MV"));
             assert!(images.iter().all(|i| i.plan_uid.as_ref().unwrap().as_str() == uid(&[9, 1])));
             assert!(images.iter().all(|i| i.acquired.unwrap().to_string() == "2026-01-05 07:00:00"));
             assert!(of_images.iter().all(|s| s.instances == Some(2)));

@@ -21,7 +21,8 @@ const BUSY: Duration = Duration::from_secs(20);
 pub(super) const TIME_FORMAT: &str = "%Y-%m-%dT%H:%M:%S%.6f";
 
 /// Numbered migrations; one is added at the end, none is ever changed. `user_version` counts the ones applied.
-const MIGRATIONS: &[&str] = &["
+const MIGRATIONS: &[&str] = &[
+    "
 CREATE TABLE plans (
     plan_uid   TEXT PRIMARY KEY,
     patient_id TEXT NOT NULL,
@@ -74,7 +75,9 @@ CREATE TABLE kept (
     sop_instance_uid TEXT NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-"];
+",
+    crate::fetch::MEMORY_TABLES,
+];
 
 /// One connection to the catalog of one root.
 #[derive(Debug)]

@@ -4,18 +4,18 @@ use tokio::net::TcpStream;
 
 /// Sends the pending acknowledgement now. Has to be repeated: the kernel falls back to delaying.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-pub(super) fn now(socket: &TcpStream) {
+pub(crate) fn now(socket: &TcpStream) {
     let _ = socket2::SockRef::from(socket).set_tcp_quickack(true);
 }
 
 /// Elsewhere there is no call for a single acknowledgement; see [`always`].
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-pub(super) fn now(_socket: &TcpStream) {}
+pub(crate) fn now(_socket: &TcpStream) {}
 
 /// Asks once for the connection that every segment be acknowledged.
 #[cfg(windows)]
 #[expect(unsafe_code, reason = "SIO_TCP_SET_ACK_FREQUENCY has no safe wrapper")]
-pub(super) fn always(socket: &TcpStream) {
+pub(crate) fn always(socket: &TcpStream) {
     use std::os::windows::io::AsRawSocket;
     use windows_sys::Win32::Networking::WinSock::{SOCKET, WSAIoctl};
     /// `_WSAIOW(IOC_VENDOR, 23)`. Source: mstcpip.h.
@@ -40,4 +40,4 @@ pub(super) fn always(socket: &TcpStream) {
 
 /// On other systems the acknowledgement is sent by [`now`].
 #[cfg(not(windows))]
-pub(super) fn always(_socket: &TcpStream) {}
+pub(crate) fn always(_socket: &TcpStream) {}

@@ -161,7 +161,7 @@ impl Archive {
         let start = Instant::now();
         let id = association.next_message_id();
         association.send(&Command::request(CommandField::CEchoRq, id, VERIFICATION), None).await?;
-        let (response, _) = association.receive("C-ECHO").await?;
+        let (response, _) = association.receive("C-ECHO", || false).await?;
         let status = response.status.unwrap_or(Status::PROCESSING_FAILURE);
         if status != Status::SUCCESS {
             return Err(explain::echo_failed(association.peer(), status));
@@ -192,7 +192,8 @@ impl Association {
         self.send(&request, Some(query)).await?;
         let mut answers = Vec::new();
         loop {
-            let (response, data) = self.response(CommandField::CFindRsp, id, STUDY_ROOT_FIND, cancel).await?;
+            let (response, data) =
+                self.response(CommandField::CFindRsp, id, STUDY_ROOT_FIND, cancel, || false).await?;
             let status = response.status.unwrap_or(Status::PROCESSING_FAILURE);
             if status.class() != Class::Pending {
                 return Ok(FindOutcome { status, comment: response.error_comment, answers });
@@ -214,6 +215,7 @@ impl Association {
     ///
     /// # Arguments
     /// * `destination` — the AE title that the archive shall send to
+    /// * `is_alive` — asked when the archive was silent for the response time: whether to wait on
     /// * `pending` — called for each pending response
     /// # Errors
     /// As [`Association::find`].
@@ -222,6 +224,7 @@ impl Association {
         destination: &AeTitle,
         query: &Identifier,
         cancel: &CancellationToken,
+        mut is_alive: impl FnMut() -> bool,
         mut pending: impl FnMut(Pending),
     ) -> Result<MoveOutcome> {
         let id = self.next_message_id();
@@ -232,7 +235,8 @@ impl Association {
         };
         self.send(&request, Some(query)).await?;
         loop {
-            let (response, _) = self.response(CommandField::CMoveRsp, id, STUDY_ROOT_MOVE, cancel).await?;
+            let (response, _) =
+                self.response(CommandField::CMoveRsp, id, STUDY_ROOT_MOVE, cancel, &mut is_alive).await?;
             let status = response.status.unwrap_or(Status::PROCESSING_FAILURE);
             let done = [response.completed, response.failed, response.warning].into_iter().flatten();
             if status.class() == Class::Pending {
@@ -256,12 +260,13 @@ impl Association {
         id: u16,
         class: &str,
         cancel: &CancellationToken,
+        is_alive: impl FnMut() -> bool,
     ) -> Result<(Command, Vec<u8>)> {
         let what = if field == CommandField::CFindRsp { "C-FIND" } else { "C-MOVE" };
         let received = tokio::select! {
             biased;
             () = cancel.cancelled() => None,
-            received = self.receive(what) => Some(received?),
+            received = self.receive(what, is_alive) => Some(received?),
         };
         let Some((response, data)) = received else {
             self.stop(field, id, class).await;
@@ -284,7 +289,7 @@ impl Association {
             return;
         }
         let drain = async {
-            while let Ok((response, _)) = self.receive("C-CANCEL").await {
+            while let Ok((response, _)) = self.receive("C-CANCEL", || false).await {
                 let pending = response.status.is_some_and(|s| s.class() == Class::Pending);
                 if response.field == field && !pending {
                     break;

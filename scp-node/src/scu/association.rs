@@ -17,9 +17,10 @@ use tokio::time::timeout;
 
 use super::explain;
 use crate::dimse::command::COMMAND_SET_MAX;
-use crate::dimse::{Command, Identifier};
+use crate::dimse::{Command, Identifier, message};
 use crate::error::{Error, Result};
 use crate::names::AeTitle;
+use crate::scp::ack;
 
 /// PS3.7 §A.2.1.
 const APPLICATION_CONTEXT: &str = "1.2.840.10008.3.1.1.1";
@@ -33,13 +34,6 @@ pub(super) const IMPLEMENTATION_VERSION: &str = concat!("SCP_NODE_", env!("CARGO
 const PDU_MAX: u32 = 64 * 1024;
 /// Longest data set of one answer. Justification: real answers stay below 4 KiB.
 const ANSWER_MAX: usize = 1 << 20;
-/// PDU length that we use when the archive says 0, "no limit". PS3.8 §D.1.
-const UNLIMITED_PDU: u32 = 128 * 1024;
-/// Header of a P-DATA-TF PDU with one PDV: PDU header 6, PDV length 4, context 1, control 1. PS3.8 §9.3.5.
-const PDV_OVERHEAD: usize = 12;
-/// Shortest fragment that we send, whatever an archive announces.
-const FRAGMENT_MIN: usize = 1024;
-
 /// Whom we talk to, as errors and logs name it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
@@ -74,7 +68,8 @@ pub struct Association {
     received: Vec<u8>,
     peer: Peer,
     contexts: Vec<(u8, String)>,
-    fragment_max: usize,
+    /// What the archive takes at most, 0 for any length.
+    pdu_length: u32,
     response_timeout: Duration,
     message_id: u16,
     over: bool,
@@ -91,7 +86,7 @@ impl Association {
             received: Vec::new(),
             peer: proposal.peer.clone(),
             contexts: Vec::new(),
-            fragment_max: FRAGMENT_MIN,
+            pdu_length: 0,
             response_timeout: proposal.response_timeout,
             message_id: 0,
             over: false,
@@ -139,11 +134,7 @@ impl Association {
                     .collect();
                 for item in accepted.user_variables {
                     match item {
-                        UserVariableItem::MaxLength(length) => {
-                            let length = if length == 0 { UNLIMITED_PDU } else { length.min(UNLIMITED_PDU) };
-                            self.fragment_max =
-                                (length as usize).saturating_sub(PDV_OVERHEAD).max(FRAGMENT_MIN);
-                        }
+                        UserVariableItem::MaxLength(length) => self.pdu_length = length,
                         UserVariableItem::ImplementationClassUID(uid) => self.implementation.0 = Some(uid),
                         UserVariableItem::ImplementationVersionName(name) => {
                             self.implementation.1 = Some(name)
@@ -185,24 +176,29 @@ impl Association {
         let class = command.sop_class_uid.as_deref().unwrap_or_default();
         let context = self.contexts.iter().find(|(_, a)| a == class).map(|(id, _)| *id);
         let context = context.ok_or_else(|| explain::no_context(&self.peer, service_name(class)))?;
-        let mut bytes = Vec::with_capacity(1024);
-        fragments(&mut bytes, context, 0x01, &command.to_bytes(), self.fragment_max);
-        if let Some(identifier) = identifier {
-            fragments(&mut bytes, context, 0x00, &identifier.to_bytes(), self.fragment_max);
-        }
+        let data = identifier.map(Identifier::to_bytes).unwrap_or_default();
+        let bytes = message::encode(context, command, &data, self.pdu_length);
         self.write(&bytes).await
     }
 
-    /// Receives one whole message; cancel-safe only in that the association must not be used again afterwards.
-    pub(super) async fn receive(&mut self, what: &str) -> Result<(Command, Vec<u8>)> {
+    /// Receives one whole message. When the peer was silent for the response time, `is_alive` says whether to wait on.
+    ///
+    /// Cancelling it in the middle of a message leaves the association unusable but for C-CANCEL and the abort.
+    pub(super) async fn receive(
+        &mut self,
+        what: &str,
+        mut is_alive: impl FnMut() -> bool,
+    ) -> Result<(Command, Vec<u8>)> {
         let limit = self.response_timeout;
         let mut command_set = Vec::new();
         let mut command: Option<Command> = None;
         let mut data = Vec::new();
         loop {
-            let pdu = timeout(limit, self.next_pdu())
-                .await
-                .map_err(|_| explain::response_timeout(&self.peer, what, limit.as_secs_f64()))??;
+            let pdu = match timeout(limit, self.next_pdu()).await {
+                Ok(pdu) => pdu?,
+                Err(_) if is_alive() => continue,
+                Err(_) => return Err(explain::response_timeout(&self.peer, what, limit.as_secs_f64())),
+            };
             let values = match pdu {
                 Pdu::PData { data } => data,
                 Pdu::AbortRQ { source } => {
@@ -278,7 +274,7 @@ impl Association {
                 .read_buf(&mut self.received)
                 .await
                 .map_err(|e| explain::lost(&self.peer, Some(&e)))?;
-            acknowledge_at_once(&self.stream);
+            ack::now(&self.stream);
             if n == 0 {
                 self.over = true;
                 return Err(explain::lost(&self.peer, None));
@@ -332,30 +328,9 @@ async fn connect(proposal: &Proposal<'_>) -> Result<TcpStream> {
         .await
         .unwrap_or_else(|_| Err(explain::connect_timeout(&proposal.peer, seconds)))?;
     stream.set_nodelay(true).map_err(|e| explain::lost(&proposal.peer, Some(&e)))?;
-    acknowledge_at_once(&stream);
+    ack::always(&stream);
+    ack::now(&stream);
     Ok(stream)
-}
-
-/// Acknowledges what was read now instead of up to 40 ms later; Linux forgets the setting, so it is set after each read.
-fn acknowledge_at_once(stream: &TcpStream) {
-    #[cfg(any(target_os = "linux", target_os = "android"))]
-    let _ = socket2::SockRef::from(stream).set_tcp_quickack(true);
-    #[cfg(not(any(target_os = "linux", target_os = "android")))]
-    let _ = stream;
-}
-
-/// P-DATA-TF PDUs of one PDV each. `command` is bit 0 of the control header, PS3.8 §E.2.
-fn fragments(bytes: &mut Vec<u8>, context: u8, command: u8, content: &[u8], most: usize) {
-    let mut chunks = content.chunks(most).peekable();
-    while let Some(chunk) = chunks.next() {
-        let last = if chunks.peek().is_none() { 0x02 } else { 0x00 };
-        let pdv_length = chunk.len() as u32 + 2;
-        bytes.extend_from_slice(&[4, 0]);
-        bytes.extend_from_slice(&(pdv_length + 4).to_be_bytes());
-        bytes.extend_from_slice(&pdv_length.to_be_bytes());
-        bytes.extend_from_slice(&[context, command | last]);
-        bytes.extend_from_slice(chunk);
-    }
 }
 
 fn service_name(class: &str) -> &'static str {

@@ -193,6 +193,17 @@ pub fn find_failed(peer: &Peer, status: Status, comment: Option<&str>) -> Error 
     misbehaved(peer, format!("{what} (C-FIND status {status}{})", remark(comment)), hint)
 }
 
+/// A C-MOVE that is never answered, while nothing arrives.
+pub fn move_silent(peer: &Peer, seconds: f64, destination: &AeTitle, port: u16) -> Error {
+    Error::Timeout {
+        what: format!("{peer}: delivering to us (nothing reached our port, and C-MOVE was not answered)"),
+        seconds,
+        hint: format!(
+            "a firewall probably drops the archive's connections to port {port} of this machine: ask for it to be opened, and check that Aria's entry of {destination} names this machine's IP address and port {port}"
+        ),
+    }
+}
+
 /// A C-MOVE that delivered nothing, or not all.
 ///
 /// # Arguments

@@ -46,6 +46,11 @@ impl Inquiry {
         &self.archive
     }
 
+    /// Ends the job when it is cancelled.
+    pub fn cancel_token(&self) -> CancellationToken {
+        self.cancel.clone()
+    }
+
     /// What is known by now about how this archive wants to be asked.
     pub fn strategy(&self) -> Strategy {
         self.strategy

@@ -1,0 +1,107 @@
+//! `find plans|series`.
+
+use std::process::ExitCode;
+
+use chrono::NaiveDate;
+use clap::Subcommand;
+
+use super::{Context, runtime};
+use crate::error::Result;
+use crate::fetch;
+
+/// Lists what an archive has of a patient: plans, or series of images.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// The patient's plans: label, date, UID. An archive that does not tell labels is asked to send the plans.
+    Plans {
+        #[command(flatten)]
+        whose: Whose,
+    },
+    /// The patient's image series by acquisition date: plan, MV and kV images, how many are on disk already.
+    Series {
+        #[command(flatten)]
+        whose: Whose,
+        /// Only images acquired on this day.
+        #[arg(long, value_name = "YYYY-MM-DD")]
+        date: Option<NaiveDate>,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct Whose {
+    /// Patient ID, exactly as in the archive.
+    #[arg(long, value_name = "ID")]
+    patient: String,
+    /// Only plans with this label; * and ? stand for any characters.
+    #[arg(long, value_name = "LABEL")]
+    plan: Option<String>,
+    /// Name of an [[archive]] in the settings; the first one when left out.
+    #[arg(long, value_name = "NAME")]
+    archive: Option<String>,
+}
+
+pub(super) fn run(args: &Args, context: &Context) -> Result<ExitCode> {
+    match &args.what {
+        What::Plans { whose } => plans(whose, context),
+        What::Series { whose, date } => series(whose, *date, context),
+    }
+}
+
+fn plans(whose: &Whose, context: &Context) -> Result<ExitCode> {
+    let (patient, label, archive) = (&whose.patient, whose.plan.as_deref(), whose.archive.as_deref());
+    let plans = runtime::block_on(context, |cancel| async move {
+        fetch::plans(patient, label, archive, context.settings(), &cancel).await
+    })?;
+    context.printer.json(&plans);
+    let rows: Vec<_> =
+        plans.iter().map(|p| [text(p.label.as_deref()), time(p.dated), p.plan_uid.to_string()]).collect();
+    context.printer.table(["plan", "dated", "plan UID"], &rows);
+    Ok(found(rows.len(), "plans", context))
+}
+
+fn series(whose: &Whose, date: Option<NaiveDate>, context: &Context) -> Result<ExitCode> {
+    let (patient, label, archive) = (&whose.patient, whose.plan.as_deref(), whose.archive.as_deref());
+    let sessions = runtime::block_on(context, |cancel| async move {
+        fetch::sessions(patient, label, date, archive, context.settings(), &cancel).await
+    })?;
+    context.printer.json(&sessions);
+    let rows: Vec<_> = sessions
+        .iter()
+        .map(|s| {
+            [
+                time(s.acquired),
+                text(s.plan_label.as_deref()),
+                s.mv.to_string(),
+                s.kv.to_string(),
+                s.unknown.to_string(),
+                format!("{} of {}", s.on_disk, s.mv + s.kv + s.unknown),
+                s.series_uid.to_string(),
+            ]
+        })
+        .collect();
+    context.printer.table(["acquired", "plan", "MV", "kV", "?", "on disk", "series UID"], &rows);
+    Ok(found(rows.len(), "series of RT Images", context))
+}
+
+fn found(n: usize, what: &str, context: &Context) -> ExitCode {
+    if n == 0 {
+        context.printer.note(format!("error: the archive has no such {what}"));
+        context.printer.note("hint: check patient ID and label; upper and lower case count");
+        return ExitCode::FAILURE;
+    }
+    ExitCode::SUCCESS
+}
+
+fn text(value: Option<&str>) -> String {
+    value.unwrap_or("-").to_owned()
+}
+
+fn time(value: Option<chrono::NaiveDateTime>) -> String {
+    value.map_or_else(|| "-".into(), |t| t.format("%Y-%m-%d %H:%M:%S").to_string())
+}

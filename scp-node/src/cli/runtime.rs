@@ -1,0 +1,38 @@
+//! Async work of a command: one runtime, and Ctrl-C as an order to stop in order.
+
+use std::future::Future;
+
+use tokio_util::sync::CancellationToken;
+
+use super::{Context, logging};
+use crate::error::{Error, Result};
+
+/// Runs the job to its end; Ctrl-C cancels its token, a second one ends the process at once.
+pub(super) fn block_on<T, F>(context: &Context, job: impl FnOnce(CancellationToken) -> F) -> Result<T>
+where
+    F: Future<Output = Result<T>>,
+{
+    // A command's own lines say what a user needs; the log is for those who asked for it.
+    if context.resolved.origins.contains_key("log.level") {
+        logging::start(&context.settings().log);
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|source| Error::Network { what: "cannot start the runtime".into(), source })?;
+    let cancel = CancellationToken::new();
+    let token = cancel.clone();
+    runtime.spawn(async move {
+        if tokio::signal::ctrl_c().await.is_ok() {
+            token.cancel();
+        }
+        if tokio::signal::ctrl_c().await.is_ok() {
+            std::process::exit(130);
+        }
+    });
+    let result = runtime.block_on(job(cancel));
+    // Tasks that are left only wait for something; nothing of the job is among them.
+    runtime.shutdown_background();
+    result
+}

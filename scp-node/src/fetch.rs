@@ -1,0 +1,548 @@
+//! The whole job: from "this patient's newest images of that plan" to files that are all there.
+//!
+//! Steps: what the archive has (memory, or C-FIND) → which plan and session are meant (`choice`) → what of it is missing
+//! on disk → C-MOVE of that alone to our own AE (`mover`), into the running service or a receiver of our own (`inbox`) →
+//! hand out when every listed instance is in the catalog, else nothing. Several processes may do this at once: they
+//! take turns per patient when asking, and per plan when moving, so that the second finds done what the first did.
+//! Input: a patient ID and a label from a user, answers of an archive; neither is trusted with paths.
+
+mod choice;
+mod inbox;
+mod lock;
+mod memory;
+mod mover;
+mod refresh;
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use chrono::{NaiveDate, NaiveDateTime};
+use tokio_util::sync::CancellationToken;
+
+use crate::error::{Error, Result};
+use crate::images::{Catalog, Instance, PlanRecord, Session, SessionFilter};
+use crate::names::Uid;
+use crate::scu::{Archive, Inquiry, ListedPlan};
+use crate::settings::Settings;
+
+use choice::{Choice, ChosenSession};
+use inbox::Inbox;
+use lock::{Kind, Turn};
+pub use memory::TABLES as MEMORY_TABLES;
+use memory::{Listing, Memory};
+
+/// How often headers may be fetched before the choice must stand. Justification: once for plans, once for images, and
+/// once more when images name a plan that came between.
+const ROUNDS_MAX: usize = 4;
+
+/// What is wanted.
+#[derive(Debug, Clone, Default)]
+pub struct FetchRequest {
+    /// (0010,0020), exact.
+    pub patient_id: String,
+    /// (300A,0002), exact; needed unless `plan_uid` is given.
+    pub plan_label: Option<String>,
+    /// Forces one of several plans with the same label.
+    pub plan_uid: Option<Uid>,
+    /// Acquisition date; the newest when absent.
+    pub date: Option<NaiveDate>,
+    /// Only sessions acquired before this.
+    pub before: Option<NaiveDateTime>,
+    /// One value that Image Type must hold, or several, separated by `\`, that it must begin with.
+    pub image_type: Option<String>,
+    /// The imager's beam (kV) instead of the treatment beam (MV).
+    pub kv: bool,
+    /// Every session of the plan instead of the newest.
+    pub all_dates: bool,
+    /// Name of the archive; the first one when absent.
+    pub archive: Option<String>,
+    /// Limit of the whole job; none when absent.
+    pub timeout: Option<Duration>,
+    /// Asks the archive even within the freshness time.
+    pub refresh: bool,
+}
+
+/// One session that is whole on disk.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct FetchedSession {
+    /// The session; its directory holds the files.
+    pub session: Session,
+    /// The images that were asked for, in order of acquisition. The directory may hold others, such as the kV images
+    /// of the same series.
+    pub instances: Vec<Instance>,
+}
+
+/// What was handed out, and what it took.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct Fetched {
+    /// Newest first; never empty; one unless all dates were wanted.
+    pub sessions: Vec<FetchedSession>,
+    /// The plan of the newest session.
+    pub plan_uid: String,
+    /// Its label, where known.
+    pub plan_label: Option<String>,
+    /// What the user should know, such as a label that two plans share.
+    pub notices: Vec<String>,
+    /// How many images were moved; 0 when all were there.
+    pub moved: usize,
+    /// How many C-FINDs were sent; 0 within the freshness time.
+    pub queries: usize,
+}
+
+/// What is going on, for a progress display.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Step {
+    /// The archive is being asked.
+    Asking,
+    /// Objects are fetched only to read what the archive does not tell.
+    LookingInside {
+        /// How many.
+        objects: usize,
+    },
+    /// Images are on their way.
+    Moving {
+        /// Arrived or failed so far.
+        done: usize,
+        /// All that were missing.
+        total: usize,
+    },
+}
+
+impl FetchRequest {
+    /// The newest MV session of a plan.
+    pub fn new(patient_id: &str, plan_label: &str) -> Self {
+        Self { patient_id: patient_id.into(), plan_label: Some(plan_label.into()), ..Self::default() }
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.patient_id.trim().is_empty() {
+            return Err(misuse("a patient ID is needed", "give --patient"));
+        }
+        if self.plan_label.as_deref().is_none_or(str::is_empty) && self.plan_uid.is_none() {
+            return Err(misuse("a plan is needed", "give its label with --plan, or its UID with --plan-uid"));
+        }
+        Ok(())
+    }
+}
+
+fn misuse(what: &str, hint: &str) -> Error {
+    Error::Misuse { what: what.into(), hint: hint.into() }
+}
+
+/// Fetches, whole or not at all.
+///
+/// Its future is not `Send`, since the catalog's connection stays in it: run it by `block_on`. When nothing listens on
+/// our port it receives while it waits, on other threads of a multi-thread runtime.
+///
+/// # Errors
+/// [`Error::NotFound`] when nothing matches; [`Error::Incomplete`] when not all arrived; [`Error::Unreachable`],
+/// [`Error::PeerMisbehaved`] or [`Error::Timeout`] with what to check; [`Error::Cancelled`].
+pub async fn fetch(
+    request: &FetchRequest,
+    settings: &Settings,
+    cancel: &CancellationToken,
+    progress: &mut dyn FnMut(Step),
+) -> Result<Fetched> {
+    request.check()?;
+    // A child, so that a time limit ends this job's receiver and waits, and nobody else's.
+    let cancel = cancel.child_token();
+    let _ends_with_us = cancel.clone().drop_guard();
+    let job = run(request, settings, &cancel, progress);
+    match request.timeout {
+        None => job.await,
+        Some(limit) => tokio::time::timeout(limit, job).await.unwrap_or_else(|_| {
+            Err(Error::Timeout {
+                what: "fetching the images".into(),
+                seconds: limit.as_secs_f64(),
+                hint: "what has arrived is kept: try again, it goes on from there".into(),
+            })
+        }),
+    }
+}
+
+async fn run(
+    request: &FetchRequest,
+    settings: &Settings,
+    cancel: &CancellationToken,
+    progress: &mut dyn FnMut(Step),
+) -> Result<Fetched> {
+    let archive = Archive::new(settings.archive(request.archive.as_deref())?, &settings.node.ae_title);
+    let mut catalog = Catalog::open(&settings.images.root)?;
+    let mut memory = Memory::new(&mut catalog, &archive.peer());
+    if !request.refresh && refresh::is_fresh(&memory, &request.patient_id, archive.settings().fresh_for_s)? {
+        let listing = memory.listing(&request.patient_id)?;
+        if let Some(fetched) = whole_already(memory.catalog, &listing, request)? {
+            return Ok(fetched);
+        }
+    }
+    let strategy = refresh::strategy(&memory, &archive)?;
+    let mut inquiry = Inquiry::new(&archive, strategy, cancel);
+    let mut job = Job { request, settings, cancel, progress, inbox: None, moved: 0 };
+    let fetched = job.run(&mut memory, &mut inquiry).await;
+    if let Some(inbox) = job.inbox.take() {
+        inbox.close(cancel).await;
+    }
+    inquiry.close().await;
+    fetched
+}
+
+/// The plans of a patient, as the archive lists them, newest first; all labels, or one with `*` and `?`.
+///
+/// # Errors
+/// As [`fetch`].
+pub async fn plans(
+    patient_id: &str,
+    label: Option<&str>,
+    archive: Option<&str>,
+    settings: &Settings,
+    cancel: &CancellationToken,
+) -> Result<Vec<ListedPlan>> {
+    let listing = listing(patient_id, archive, settings, cancel, true).await?;
+    let mut plans = listing.plans;
+    if let Some(label) = label {
+        plans.retain(|p| p.label.as_deref().is_some_and(|l| matches_pattern(l, label)));
+    }
+    plans.sort_by(|a, b| (b.dated, &b.plan_uid).cmp(&(a.dated, &a.plan_uid)));
+    Ok(plans)
+}
+
+/// One session of images, as the archive lists it.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct ListedSession {
+    /// (0020,000E)
+    pub series_uid: Uid,
+    /// Acquisition of the first image.
+    pub acquired: Option<NaiveDateTime>,
+    /// The plan that the images name.
+    pub plan_uid: Option<Uid>,
+    /// Its label.
+    pub plan_label: Option<String>,
+    /// MV images.
+    pub mv: usize,
+    /// kV images.
+    pub kv: usize,
+    /// Images that say neither.
+    pub unknown: usize,
+    /// How many of them are on disk already.
+    pub on_disk: usize,
+}
+
+/// The image sessions of a patient, as the archive lists them, newest first.
+///
+/// # Errors
+/// As [`fetch`].
+pub async fn sessions(
+    patient_id: &str,
+    label: Option<&str>,
+    date: Option<NaiveDate>,
+    archive: Option<&str>,
+    settings: &Settings,
+    cancel: &CancellationToken,
+) -> Result<Vec<ListedSession>> {
+    let listing = listing(patient_id, archive, settings, cancel, label.is_some()).await?;
+    let catalog = Catalog::open(&settings.images.root)?;
+    let present = catalog.present(listing.images.iter().map(|i| &i.sop_instance_uid))?;
+    let mut sessions = choice::summarize(&listing, &present);
+    sessions.retain(|s| {
+        let labelled =
+            label.is_none_or(|l| s.plan_label.as_deref().is_some_and(|have| matches_pattern(have, l)));
+        labelled && date.is_none_or(|d| s.acquired.is_some_and(|a| a.date() == d))
+    });
+    Ok(sessions)
+}
+
+/// What the archive has of a patient; with `labels`, plans whose label it does not tell are moved to be read.
+async fn listing(
+    patient_id: &str,
+    archive: Option<&str>,
+    settings: &Settings,
+    cancel: &CancellationToken,
+    labels: bool,
+) -> Result<Listing> {
+    let archive = Archive::new(settings.archive(archive)?, &settings.node.ae_title);
+    let mut catalog = Catalog::open(&settings.images.root)?;
+    let mut memory = Memory::new(&mut catalog, &archive.peer());
+    let mut inquiry = Inquiry::new(&archive, refresh::strategy(&memory, &archive)?, cancel);
+    refresh::ask(&mut memory, &mut inquiry, patient_id).await?;
+    let mut listing = memory.listing(patient_id)?;
+    let unlabelled: Vec<ListedPlan> = listing.plans.iter().filter(|p| p.label.is_none()).cloned().collect();
+    if labels && !unlabelled.is_empty() {
+        let request = FetchRequest { patient_id: patient_id.into(), ..FetchRequest::default() };
+        let mut silent = |_| {};
+        let mut job =
+            Job { request: &request, settings, cancel, progress: &mut silent, inbox: None, moved: 0 };
+        let moved = job.bring_headers(&mut memory, &mut inquiry, &unlabelled, &[]).await;
+        if let Some(inbox) = job.inbox.take() {
+            inbox.close(cancel).await;
+        }
+        moved?;
+        listing = memory.listing(patient_id)?;
+    }
+    inquiry.close().await;
+    Ok(listing)
+}
+
+/// `*` and `?`, as file names have them.
+fn matches_pattern(text: &str, pattern: &str) -> bool {
+    let (text, pattern): (Vec<char>, Vec<char>) = (text.chars().collect(), pattern.chars().collect());
+    // matches[j]: whether the text read so far matches the first j characters of the pattern.
+    let mut matches: Vec<bool> = std::iter::once(true)
+        .chain(pattern.iter().scan(true, |all, c| {
+            *all &= *c == '*';
+            Some(*all)
+        }))
+        .collect();
+    for c in text {
+        let before = std::mem::take(&mut matches);
+        matches.push(false);
+        for (p, pair) in pattern.iter().zip(before.windows(2)) {
+            let (shorter, same) = (pair.first() == Some(&true), pair.last() == Some(&true));
+            let left = matches.last() == Some(&true);
+            matches.push(match p {
+                '*' => left || same,
+                '?' => shorter,
+                p => shorter && *p == c,
+            });
+        }
+    }
+    matches.last() == Some(&true)
+}
+
+/// One running fetch.
+struct Job<'a> {
+    request: &'a FetchRequest,
+    settings: &'a Settings,
+    cancel: &'a CancellationToken,
+    progress: &'a mut dyn FnMut(Step),
+    inbox: Option<Inbox>,
+    moved: usize,
+}
+
+impl Job<'_> {
+    async fn run(&mut self, memory: &mut Memory<'_>, inquiry: &mut Inquiry) -> Result<Fetched> {
+        let patient_id = self.request.patient_id.clone();
+        let root = &self.settings.images.root;
+        let mut just_asked = self.ask(memory, inquiry, self.request.refresh).await?;
+        for _ in 0..ROUNDS_MAX {
+            let listing = memory.listing(&patient_id)?;
+            let on_disk = on_disk(memory.catalog, &listing)?;
+            let choice = choice::choose(&listing, |uid| on_disk.contains(uid), self.request);
+            match choice {
+                Choice::Headers { plans, images } => {
+                    self.bring_headers(memory, inquiry, &plans, &images).await?;
+                }
+                Choice::Nothing(_) if !just_asked => just_asked = self.ask(memory, inquiry, true).await?,
+                Choice::Nothing(error) => return Err(error),
+                Choice::Sessions { sessions, notices } => {
+                    remember_plans(memory.catalog, &patient_id, &listing.plans, &sessions)?;
+                    let plan = sessions.first().map_or("", |s| s.plan_uid.as_str());
+                    let turn = format!("move {} {patient_id} {plan}", inquiry.archive().peer());
+                    let _turn = Turn::wait(root, &turn, Kind::Exclusive, self.cancel).await?;
+                    for session in &sessions {
+                        self.bring_session(memory.catalog, inquiry, &listing, session).await?;
+                    }
+                    return hand_out(
+                        memory.catalog,
+                        &patient_id,
+                        sessions,
+                        notices,
+                        self.moved,
+                        inquiry.queries(),
+                    );
+                }
+            }
+        }
+        Err(Error::Incomplete {
+            what: "the archive's objects do not tell what is needed to choose among them".into(),
+            hint: "look into the log for objects that were refused".into(),
+            missing: Vec::new(),
+        })
+    }
+
+    /// Asks the archive unless somebody did within the freshness time, `again` even then.
+    async fn ask(&mut self, memory: &mut Memory<'_>, inquiry: &mut Inquiry, again: bool) -> Result<bool> {
+        let patient_id = &self.request.patient_id;
+        let began_ms = refresh::now_ms();
+        let turn = format!("ask {} {patient_id}", inquiry.archive().peer());
+        let _turn = Turn::wait(&self.settings.images.root, &turn, Kind::Exclusive, self.cancel).await?;
+        // While we waited for our turn, somebody else may have asked: that answer is as new as ours would be.
+        let asked_meanwhile = memory.asked(patient_id)?.all_ms >= began_ms;
+        let fresh_for_s = inquiry.archive().settings().fresh_for_s;
+        if asked_meanwhile || (!again && refresh::is_fresh(memory, patient_id, fresh_for_s)?) {
+            return Ok(asked_meanwhile);
+        }
+        (self.progress)(Step::Asking);
+        refresh::ask(memory, inquiry, patient_id).await?;
+        Ok(true)
+    }
+
+    async fn inbox(&mut self) -> Result<()> {
+        if self.inbox.is_none() {
+            self.inbox = Some(Inbox::open(self.settings, self.cancel).await?);
+        }
+        Ok(())
+    }
+
+    /// Moves objects whose headers are needed, since the archive does not tell what is in them.
+    async fn bring_headers(
+        &mut self,
+        memory: &mut Memory<'_>,
+        inquiry: &mut Inquiry,
+        plans: &[ListedPlan],
+        images: &[crate::scu::ListedImage],
+    ) -> Result<()> {
+        let wanted = mover::wanted(plans, images);
+        tracing::info!(
+            archive = %inquiry.archive().peer(),
+            objects = wanted.iter().map(|w| w.instances.len()).sum::<usize>(),
+            "the archive does not tell what is in them: moving objects to look inside"
+        );
+        (self.progress)(Step::LookingInside { objects: plans.len() + images.len() });
+        self.inbox().await?;
+        for series in wanted {
+            self.moved +=
+                mover::bring(inquiry, memory.catalog, self.settings, &series, self.progress).await?;
+        }
+        Ok(())
+    }
+
+    async fn bring_session(
+        &mut self,
+        catalog: &Catalog,
+        inquiry: &mut Inquiry,
+        listing: &Listing,
+        session: &ChosenSession,
+    ) -> Result<()> {
+        let present = catalog.present(session.images.iter().map(|i| &i.sop_instance_uid))?;
+        let missing: Vec<Uid> = session
+            .images
+            .iter()
+            .map(|i| &i.sop_instance_uid)
+            .filter(|uid| !present.contains(*uid))
+            .cloned()
+            .collect();
+        let Some(first) = session.images.first().filter(|_| !missing.is_empty()) else { return Ok(()) };
+        let in_series = listing.images.iter().filter(|i| i.series_uid == session.series_uid).count();
+        let wanted = mover::Wanted {
+            study_uid: first.study_uid.clone(),
+            series_uid: session.series_uid.clone(),
+            is_whole_series: in_series == missing.len(),
+            instances: missing,
+        };
+        self.inbox().await?;
+        self.moved += mover::bring(inquiry, catalog, self.settings, &wanted, self.progress).await?;
+        Ok(())
+    }
+}
+
+/// Which of the listed objects are on disk.
+fn on_disk(catalog: &Catalog, listing: &Listing) -> Result<HashSet<Uid>> {
+    let images = listing.images.iter().map(|i| &i.sop_instance_uid);
+    catalog.present(images.chain(listing.plans.iter().map(|p| &p.plan_uid)))
+}
+
+/// The fast way: everything listed and on disk.
+fn whole_already(
+    catalog: &mut Catalog,
+    listing: &Listing,
+    request: &FetchRequest,
+) -> Result<Option<Fetched>> {
+    let on_disk = on_disk(catalog, listing)?;
+    let Choice::Sessions { sessions, notices } =
+        choice::choose(listing, |uid| on_disk.contains(uid), request)
+    else {
+        return Ok(None);
+    };
+    if sessions.iter().flat_map(|s| &s.images).any(|i| !on_disk.contains(&i.sop_instance_uid)) {
+        return Ok(None);
+    }
+    remember_plans(catalog, &request.patient_id, &listing.plans, &sessions)?;
+    hand_out(catalog, &request.patient_id, sessions, notices, 0, 0).map(Some)
+}
+
+/// Tells the catalog the labels of the plans that images are about to be filed under.
+fn remember_plans(
+    catalog: &mut Catalog,
+    patient_id: &str,
+    plans: &[ListedPlan],
+    sessions: &[ChosenSession],
+) -> Result<()> {
+    for plan in plans.iter().filter(|p| sessions.iter().any(|s| s.plan_uid == p.plan_uid)) {
+        let Some(label) = plan.label.clone() else { continue };
+        let record = PlanRecord {
+            plan_uid: plan.plan_uid.clone(),
+            patient_id: patient_id.into(),
+            label,
+            dated: plan.dated,
+        };
+        if catalog.plan(&plan.plan_uid)?.is_none_or(|known| known.label != record.label) {
+            catalog.remember_plan(&record)?;
+        }
+    }
+    Ok(())
+}
+
+/// The sessions from the catalog, which must hold every image that was chosen.
+fn hand_out(
+    catalog: &Catalog,
+    patient_id: &str,
+    chosen: Vec<ChosenSession>,
+    notices: Vec<String>,
+    moved: usize,
+    queries: usize,
+) -> Result<Fetched> {
+    let plan = chosen.first().map(|c| (c.plan_uid.to_string(), c.plan_label.clone())).unwrap_or_default();
+    let sessions =
+        chosen.into_iter().map(|c| from_catalog(catalog, patient_id, &c)).collect::<Result<_>>()?;
+    Ok(Fetched { sessions, plan_uid: plan.0, plan_label: plan.1, notices, moved, queries })
+}
+
+fn from_catalog(catalog: &Catalog, patient_id: &str, chosen: &ChosenSession) -> Result<FetchedSession> {
+    let filter = SessionFilter {
+        patient_id: Some(patient_id.to_owned()),
+        plan_uid: Some(chosen.plan_uid.to_string()),
+        series_uid: Some(chosen.series_uid.to_string()),
+        ..SessionFilter::default()
+    };
+    let wanted: HashSet<&str> = chosen.images.iter().map(|i| i.sop_instance_uid.as_str()).collect();
+    for session in catalog.sessions(&filter)? {
+        let mut instances = catalog.instances(&session)?;
+        instances.retain(|i| wanted.contains(i.sop_instance_uid.as_str()));
+        if instances.len() == wanted.len() {
+            return Ok(FetchedSession { session, instances });
+        }
+    }
+    Err(Error::Incomplete {
+        what:
+            "the images are on disk, but what they say about plan or date differs from what the archive lists"
+                .into(),
+        hint:
+            "run `scp-node reindex`; if it stays so, the archive changed the images after they were fetched"
+                .into(),
+        missing: Vec::new(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::matches_pattern;
+
+    #[test]
+    fn labels_match_patterns() {
+        for (text, pattern, expected) in [
+            ("WL_10MV", "WL_10MV", true),
+            ("WL_10MV", "WL_*", true),
+            ("WL_10MV", "*", true),
+            ("", "*", true),
+            ("", "?", false),
+            ("WL_10MV", "WL_??MV", true),
+            ("WL_10MV", "WL_?MV", false),
+            ("WL_10MV", "*MV", true),
+            ("WL_10MV", "*MV*X", false),
+            ("WL_10MV", "wl_10mv", false),
+        ] {
+            assert_eq!(matches_pattern(text, pattern), expected, "{text} {pattern}");
+        }
+    }
+}

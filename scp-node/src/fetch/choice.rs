@@ -1,0 +1,311 @@
+//! Which plan and which images are meant. Pure: a listing and a wish in, a choice out.
+//!
+//! A plan's label may belong to several plans; then the images decide: the plan of the newest images that match. Plan,
+//! date, image type and MV/kV are applied to every image, not to the first of a series. What a listing leaves open is
+//! never guessed: the choice then names the objects whose headers must be had first.
+
+use std::collections::{BTreeMap, HashSet};
+
+use chrono::{NaiveDate, NaiveDateTime};
+
+use super::memory::Listing;
+use super::{FetchRequest, ListedSession};
+use crate::error::Error;
+use crate::images::Beam;
+use crate::names::Uid;
+use crate::scu::{ListedImage, ListedPlan};
+
+/// Most labels that an error lists.
+const LABELS_SHOWN: usize = 12;
+
+/// The images of one session, as the archive lists them.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct ChosenSession {
+    pub plan_uid: Uid,
+    pub plan_label: Option<String>,
+    pub series_uid: Uid,
+    pub date: Option<NaiveDate>,
+    /// Acquisition of the first image.
+    pub acquired: Option<NaiveDateTime>,
+    pub images: Vec<ListedImage>,
+}
+
+/// What a listing allows to decide.
+#[derive(Debug)]
+pub(super) enum Choice {
+    /// Newest first; one unless all dates are wanted. Notices are for the user.
+    Sessions { sessions: Vec<ChosenSession>, notices: Vec<String> },
+    /// These must be had first, since the archive does not tell what the choice needs.
+    Headers { plans: Vec<ListedPlan>, images: Vec<ListedImage> },
+    /// Nothing matches.
+    Nothing(Error),
+}
+
+/// Chooses.
+pub(super) fn choose(listing: &Listing, on_disk: impl Fn(&Uid) -> bool, wish: &FetchRequest) -> Choice {
+    let unlabelled: Vec<ListedPlan> = match &wish.plan_uid {
+        Some(_) => Vec::new(),
+        None => {
+            listing.plans.iter().filter(|p| p.label.is_none() && !on_disk(&p.plan_uid)).cloned().collect()
+        }
+    };
+    if !unlabelled.is_empty() {
+        return Choice::Headers { plans: unlabelled, images: Vec::new() };
+    }
+    let candidates = match candidates(listing, wish) {
+        Ok(candidates) => candidates,
+        Err(error) => return Choice::Nothing(error),
+    };
+    let mut open = Vec::new();
+    let mut matching = Vec::new();
+    let mut reasons = Reasons::default();
+    for image in &listing.images {
+        match judge(image, listing, on_disk(&image.sop_instance_uid), &candidates, wish) {
+            Verdict::Matches => matching.push(image),
+            Verdict::Open => open.push(image.clone()),
+            Verdict::Differs(reason) => reasons.count(reason, image),
+        }
+    }
+    if !open.is_empty() {
+        return Choice::Headers { plans: Vec::new(), images: open };
+    }
+    let mut sessions = group(&matching, &candidates);
+    if let Some(before) = wish.before {
+        sessions.retain(|s| s.acquired.is_some_and(|a| a < before));
+    }
+    let Some(newest) = sessions.first() else { return Choice::Nothing(reasons.explain(wish)) };
+    let notices = notices(&candidates, &sessions, newest, wish);
+    if !wish.all_dates {
+        sessions.truncate(1);
+    }
+    Choice::Sessions { sessions, notices }
+}
+
+/// Plans that may be meant: UID to label.
+type Candidates = BTreeMap<Uid, Option<String>>;
+
+fn candidates(listing: &Listing, wish: &FetchRequest) -> Result<Candidates, Error> {
+    if let Some(plan_uid) = &wish.plan_uid {
+        let label = listing.plans.iter().find(|p| &p.plan_uid == plan_uid).and_then(|p| p.label.clone());
+        if let (Some(label), Some(wanted)) = (&label, &wish.plan_label)
+            && label != wanted
+        {
+            return Err(Error::NotFound {
+                what: format!("plan {plan_uid} is called `{label}`, not `{wanted}`"),
+                hint: "leave out the label, or give the UID of the plan that has it".into(),
+            });
+        }
+        return Ok([(plan_uid.clone(), label.or_else(|| wish.plan_label.clone()))].into());
+    }
+    let wanted = wish.plan_label.as_deref().unwrap_or_default();
+    let with_label = listing.plans.iter().filter(|p| p.label.as_deref() == Some(wanted));
+    let found: Candidates = with_label.map(|p| (p.plan_uid.clone(), p.label.clone())).collect();
+    if found.is_empty() { Err(no_such_plan(listing, wanted)) } else { Ok(found) }
+}
+
+fn no_such_plan(listing: &Listing, wanted: &str) -> Error {
+    let mut labels: Vec<&str> = listing.plans.iter().filter_map(|p| p.label.as_deref()).collect();
+    labels.sort_unstable();
+    labels.dedup();
+    let alike = labels.iter().find(|l| l.to_lowercase() == wanted.to_lowercase());
+    let hint = match (alike, labels.len()) {
+        (Some(alike), _) => format!("upper and lower case count: there is `{alike}`"),
+        (None, 0) => {
+            "the archive lists no plan of this patient: check the patient ID, upper and lower case count"
+                .into()
+        }
+        (None, n) => {
+            let more = if n > LABELS_SHOWN { ", …" } else { "" };
+            labels.truncate(LABELS_SHOWN);
+            format!("the patient's plans are: {}{more}", labels.join(", "))
+        }
+    };
+    Error::NotFound { what: format!("the archive has no plan called `{wanted}` for this patient"), hint }
+}
+
+enum Verdict {
+    Matches,
+    Open,
+    Differs(Reason),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reason {
+    Plan,
+    Date,
+    ImageType,
+    OtherBeam,
+    UnknownBeam,
+}
+
+fn judge(
+    image: &ListedImage,
+    listing: &Listing,
+    on_disk: bool,
+    candidates: &Candidates,
+    wish: &FetchRequest,
+) -> Verdict {
+    let tells = listing.tells;
+    let beam = if wish.kv { Beam::Kv } else { Beam::Mv };
+    // What is still unknown of an image on disk, the image does not say.
+    let can_learn = |told: bool| !told && !on_disk;
+    let mut open = false;
+    match &image.plan_uid {
+        Some(plan) if candidates.contains_key(plan) => {}
+        None if can_learn(tells.plan) => open = true,
+        _ => return Verdict::Differs(Reason::Plan),
+    }
+    if let Some(wanted) = wish.date {
+        match image.date() {
+            Some(date) if date == wanted => {}
+            None if can_learn(tells.acquired) => open = true,
+            _ => return Verdict::Differs(Reason::Date),
+        }
+    } else if image.acquired.is_none() && can_learn(tells.acquired) {
+        open = true;
+    }
+    if let Some(wanted) = &wish.image_type {
+        match &image.image_type {
+            Some(image_type) if is_of_type(image_type, wanted) => {}
+            None if can_learn(tells.image_type) => open = true,
+            _ => return Verdict::Differs(Reason::ImageType),
+        }
+    }
+    match image.beam {
+        Some(found) if found == beam => {}
+        Some(_) => return Verdict::Differs(Reason::OtherBeam),
+        // One image may lack the unit though others have it: its header may still hold the voltage.
+        None if !on_disk => open = true,
+        None => return Verdict::Differs(Reason::UnknownBeam),
+    }
+    if open { Verdict::Open } else { Verdict::Matches }
+}
+
+/// Whether an Image Type holds the wanted value, or begins with the wanted values when several are given.
+pub(super) fn is_of_type(image_type: &str, wanted: &str) -> bool {
+    let values = |text: &'_ str| text.split('\\').map(|v| v.trim().to_uppercase()).collect::<Vec<_>>();
+    let (have, want) = (values(image_type), values(wanted.trim_matches('\\')));
+    match want.as_slice() {
+        [one] => have.contains(one),
+        several => have.starts_with(several),
+    }
+}
+
+fn group(images: &[&ListedImage], candidates: &Candidates) -> Vec<ChosenSession> {
+    let mut groups: BTreeMap<(&Uid, &Uid, Option<NaiveDate>), Vec<ListedImage>> = BTreeMap::new();
+    for image in images {
+        if let Some(plan) = &image.plan_uid {
+            groups.entry((plan, &image.series_uid, image.date())).or_default().push((*image).clone());
+        }
+    }
+    let mut sessions: Vec<ChosenSession> = groups
+        .into_iter()
+        .map(|((plan, series, date), images)| ChosenSession {
+            plan_uid: plan.clone(),
+            plan_label: candidates.get(plan).cloned().flatten(),
+            series_uid: series.clone(),
+            date,
+            acquired: images.iter().filter_map(|i| i.acquired).min(),
+            images,
+        })
+        .collect();
+    sessions.sort_by(|a, b| (b.acquired, &b.series_uid).cmp(&(a.acquired, &a.series_uid)));
+    sessions
+}
+
+/// Plan, series and date: what makes a session.
+type SessionKey<'a> = (Option<&'a Uid>, &'a Uid, Option<NaiveDate>);
+
+/// The sessions of a patient, whatever their plan, for a user to look at; newest first.
+pub(super) fn summarize(listing: &Listing, on_disk: &HashSet<Uid>) -> Vec<ListedSession> {
+    let label = |plan: &Uid| listing.plans.iter().find(|p| &p.plan_uid == plan).and_then(|p| p.label.clone());
+    let mut groups: BTreeMap<SessionKey<'_>, Vec<&ListedImage>> = BTreeMap::new();
+    for image in &listing.images {
+        groups.entry((image.plan_uid.as_ref(), &image.series_uid, image.date())).or_default().push(image);
+    }
+    let count = |images: &[&ListedImage], beam| images.iter().filter(|i| i.beam == beam).count();
+    let mut sessions: Vec<ListedSession> = groups
+        .into_iter()
+        .map(|((plan, series, _), images)| ListedSession {
+            series_uid: series.clone(),
+            acquired: images.iter().filter_map(|i| i.acquired).min(),
+            plan_uid: plan.cloned(),
+            plan_label: plan.and_then(label),
+            mv: count(&images, Some(Beam::Mv)),
+            kv: count(&images, Some(Beam::Kv)),
+            unknown: count(&images, None),
+            on_disk: images.iter().filter(|i| on_disk.contains(&i.sop_instance_uid)).count(),
+        })
+        .collect();
+    sessions.sort_by(|a, b| (b.acquired, &b.series_uid).cmp(&(a.acquired, &a.series_uid)));
+    sessions
+}
+
+fn notices(
+    candidates: &Candidates,
+    sessions: &[ChosenSession],
+    newest: &ChosenSession,
+    wish: &FetchRequest,
+) -> Vec<String> {
+    if candidates.len() < 2 {
+        return Vec::new();
+    }
+    let label = wish.plan_label.as_deref().unwrap_or_default();
+    let others: Vec<&str> = candidates.keys().filter(|u| **u != newest.plan_uid).map(Uid::as_str).collect();
+    let also = sessions.iter().any(|s| s.plan_uid != newest.plan_uid);
+    let why = if also { "the newest images belong to it" } else { "only it has such images" };
+    vec![format!(
+        "{} plans are called `{label}`: took {}, since {why}; --plan-uid chooses another ({})",
+        candidates.len(),
+        newest.plan_uid,
+        others.join(", ")
+    )]
+}
+
+/// Why images were passed over, for the sentence when none is left.
+#[derive(Debug, Default)]
+struct Reasons {
+    date: usize,
+    newest_other_date: Option<NaiveDate>,
+    image_type: usize,
+    other_beam: usize,
+    unknown_beam: usize,
+}
+
+impl Reasons {
+    fn count(&mut self, reason: Reason, image: &ListedImage) {
+        match reason {
+            Reason::Plan => {}
+            Reason::Date => {
+                self.date += 1;
+                self.newest_other_date = self.newest_other_date.max(image.date());
+            }
+            Reason::ImageType => self.image_type += 1,
+            Reason::OtherBeam => self.other_beam += 1,
+            Reason::UnknownBeam => self.unknown_beam += 1,
+        }
+    }
+
+    fn explain(&self, wish: &FetchRequest) -> Error {
+        let (wanted, other, flag) =
+            if wish.kv { ("kV", "MV", "leave out --kv") } else { ("MV", "kV", "add --kv") };
+        let on = wish.date.map(|d| format!(" of {d}")).unwrap_or_default();
+        let plan = match (&wish.plan_label, &wish.plan_uid) {
+            (Some(label), _) => format!("plan `{label}`"),
+            (None, Some(uid)) => format!("plan {uid}"),
+            (None, None) => "this plan".into(),
+        };
+        let hint = if self.unknown_beam > 0 {
+            format!("{} images of it say neither MV nor kV, so they are not used", self.unknown_beam)
+        } else if self.other_beam > 0 {
+            format!("{} {other} images of it are there: {flag} if you mean those", self.other_beam)
+        } else if self.image_type > 0 {
+            format!("{} images of it have another Image Type: check --image-type", self.image_type)
+        } else if let Some(date) = self.newest_other_date {
+            format!("the newest image of it is of {date}")
+        } else {
+            "no image names this plan: the images may not have reached the archive yet, or belong to another plan".into()
+        };
+        Error::NotFound { what: format!("the archive has no {wanted} image{on} for {plan}"), hint }
+    }
+}

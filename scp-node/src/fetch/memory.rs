@@ -1,0 +1,339 @@
+//! What archives have told, kept in the catalog: listings, when they were asked for, and how each archive is asked.
+//!
+//! It spares questions, never answers: a listing is used again only while it is fresh, or while the archive's count of a
+//! series' instances is unchanged. It is not rebuilt by a reindex; forgetting it costs one more question.
+
+use std::collections::HashMap;
+
+use chrono::NaiveDateTime;
+use rusqlite::{OptionalExtension, params};
+
+use crate::error::Result;
+use crate::images::{Beam, Catalog};
+use crate::names::Uid;
+use crate::scu::{ListedImage, ListedPlan, ListedSeries, Peer};
+use crate::settings::Strategy;
+
+/// The catalog's migration that belongs to this room.
+pub const TABLES: &str = "
+CREATE TABLE archives (
+    archive  TEXT PRIMARY KEY,
+    strategy TEXT NOT NULL,
+    tells    INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE asked (
+    archive         TEXT NOT NULL,
+    patient_id      TEXT NOT NULL,
+    asked_ms        INTEGER NOT NULL,
+    plans_asked_ms  INTEGER NOT NULL,
+    PRIMARY KEY (archive, patient_id)
+) WITHOUT ROWID;
+CREATE TABLE listed_series (
+    archive    TEXT NOT NULL,
+    patient_id TEXT NOT NULL,
+    series_uid TEXT NOT NULL,
+    study_uid  TEXT NOT NULL,
+    modality   TEXT NOT NULL,
+    instances  INTEGER,
+    PRIMARY KEY (archive, patient_id, series_uid)
+) WITHOUT ROWID;
+CREATE TABLE listed_images (
+    archive          TEXT NOT NULL,
+    patient_id       TEXT NOT NULL,
+    series_uid       TEXT NOT NULL,
+    sop_instance_uid TEXT NOT NULL,
+    study_uid        TEXT NOT NULL,
+    plan_uid         TEXT,
+    acquired         TEXT,
+    image_type       TEXT,
+    beam             TEXT,
+    PRIMARY KEY (archive, patient_id, series_uid, sop_instance_uid)
+) WITHOUT ROWID;
+CREATE TABLE listed_plans (
+    archive    TEXT NOT NULL,
+    patient_id TEXT NOT NULL,
+    series_uid TEXT NOT NULL,
+    plan_uid   TEXT NOT NULL,
+    study_uid  TEXT NOT NULL,
+    label      TEXT,
+    dated      TEXT,
+    PRIMARY KEY (archive, patient_id, series_uid, plan_uid)
+) WITHOUT ROWID;
+";
+
+const TIME_FORMAT: &str = "%Y-%m-%dT%H:%M:%S%.6f";
+
+/// Which attributes of images an archive has ever given: an empty one then means that the image has none.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Tells {
+    pub plan: bool,
+    pub acquired: bool,
+    pub image_type: bool,
+    pub beam: bool,
+}
+
+impl Tells {
+    fn from_bits(bits: i64) -> Self {
+        let bit = |n: i64| bits & (1 << n) != 0;
+        Self { plan: bit(0), acquired: bit(1), image_type: bit(2), beam: bit(3) }
+    }
+
+    fn bits(self) -> i64 {
+        [self.plan, self.acquired, self.image_type, self.beam]
+            .iter()
+            .enumerate()
+            .map(|(n, told)| i64::from(*told) << n)
+            .sum()
+    }
+
+    fn learn(mut self, images: &[ListedImage]) -> Self {
+        for image in images {
+            self.plan |= image.plan_uid.is_some();
+            self.acquired |= image.acquired.is_some();
+            self.image_type |= image.image_type.is_some();
+            self.beam |= image.beam.is_some();
+        }
+        self
+    }
+}
+
+/// When a patient was asked about, milliseconds since 1970.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Asked {
+    pub all_ms: i64,
+    pub plans_ms: i64,
+}
+
+/// Everything that an archive has told about one patient.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Listing {
+    pub series: Vec<ListedSeries>,
+    pub images: Vec<ListedImage>,
+    pub plans: Vec<ListedPlan>,
+    pub tells: Tells,
+}
+
+/// What changed since the last listing.
+#[derive(Debug, Default)]
+pub(super) struct Change {
+    /// All series there are now.
+    pub series: Vec<ListedSeries>,
+    /// The series that were listed anew, images and plans.
+    pub relisted: Vec<ListedSeries>,
+    pub images: Vec<ListedImage>,
+    pub plans: Vec<ListedPlan>,
+    pub strategy: Strategy,
+    pub asked: Asked,
+}
+
+/// One archive's part of the memory.
+#[derive(Debug)]
+pub(super) struct Memory<'c> {
+    pub catalog: &'c mut Catalog,
+    archive: String,
+}
+
+impl<'c> Memory<'c> {
+    pub(super) fn new(catalog: &'c mut Catalog, archive: &Peer) -> Self {
+        Self { catalog, archive: archive.to_string() }
+    }
+
+    fn run<T>(&self, work: impl FnOnce(&rusqlite::Connection) -> rusqlite::Result<T>) -> Result<T> {
+        work(self.catalog.connection()).map_err(|e| self.catalog.error(e))
+    }
+
+    /// How this archive is asked, as found out before.
+    pub(super) fn strategy(&self) -> Result<Strategy> {
+        let text: Option<String> = self.run(|c| {
+            c.prepare_cached("SELECT strategy FROM archives WHERE archive = ?1")?
+                .query_row([&self.archive], |r| r.get(0))
+                .optional()
+        })?;
+        Ok(match text.as_deref() {
+            Some("relational") => Strategy::Relational,
+            Some("hierarchical") => Strategy::Hierarchical,
+            _ => Strategy::Auto,
+        })
+    }
+
+    /// When the patient was asked about last.
+    pub(super) fn asked(&self, patient_id: &str) -> Result<Asked> {
+        self.run(|c| {
+            let sql = "SELECT asked_ms, plans_asked_ms FROM asked WHERE archive = ?1 AND patient_id = ?2";
+            let row = c.prepare_cached(sql)?.query_row(params![self.archive, patient_id], |r| {
+                Ok(Asked { all_ms: r.get(0)?, plans_ms: r.get(1)? })
+            });
+            Ok(row.optional()?.unwrap_or_default())
+        })
+    }
+
+    /// The series as they were listed last, by UID.
+    pub(super) fn series(&self, patient_id: &str) -> Result<HashMap<Uid, ListedSeries>> {
+        let series = self.run(|c| {
+            let sql = "SELECT series_uid, study_uid, modality, instances FROM listed_series
+                       WHERE archive = ?1 AND patient_id = ?2";
+            let mut statement = c.prepare_cached(sql)?;
+            let rows = statement.query_map(params![self.archive, patient_id], |r| {
+                Ok((uid(r.get(0)?), uid(r.get(1)?), r.get::<_, String>(2)?, r.get::<_, Option<u32>>(3)?))
+            })?;
+            rows.collect::<rusqlite::Result<Vec<_>>>()
+        })?;
+        let typed = series.into_iter().filter_map(|(series_uid, study_uid, modality, instances)| {
+            Some(ListedSeries { study_uid: study_uid?, series_uid: series_uid?, modality, instances })
+        });
+        Ok(typed.map(|s| (s.series_uid.clone(), s)).collect())
+    }
+
+    /// Everything about the patient, completed by what the objects on disk say about themselves.
+    pub(super) fn listing(&self, patient_id: &str) -> Result<Listing> {
+        let key = params![self.archive, patient_id];
+        let tells: Option<i64> = self.run(|c| {
+            let sql = "SELECT tells FROM archives WHERE archive = ?1";
+            c.prepare_cached(sql)?.query_row([&self.archive], |r| r.get(0)).optional()
+        })?;
+        let images = self.run(|c| {
+            let sql =
+                "SELECT l.sop_instance_uid, l.study_uid, l.series_uid, coalesce(l.plan_uid, s.plan_uid),
+                              coalesce(l.acquired, i.acquired), coalesce(l.image_type, i.image_type),
+                              coalesce(l.beam, i.beam)
+                       FROM listed_images l
+                       LEFT JOIN instances i ON i.sop_instance_uid = l.sop_instance_uid
+                       LEFT JOIN sessions s ON s.id = i.session_id
+                       WHERE l.archive = ?1 AND l.patient_id = ?2";
+            let mut statement = c.prepare_cached(sql)?;
+            let rows = statement.query_map(key, image)?;
+            rows.filter_map(Result::transpose).collect::<rusqlite::Result<Vec<_>>>()
+        })?;
+        let plans = self.run(|c| {
+            let sql = "SELECT l.plan_uid, l.study_uid, l.series_uid, coalesce(l.label, p.label), coalesce(l.dated, p.dated)
+                       FROM listed_plans l LEFT JOIN plans p ON p.plan_uid = l.plan_uid
+                       WHERE l.archive = ?1 AND l.patient_id = ?2";
+            let mut statement = c.prepare_cached(sql)?;
+            let rows = statement.query_map(key, plan)?;
+            rows.filter_map(Result::transpose).collect::<rusqlite::Result<Vec<_>>>()
+        })?;
+        let series = self.series(patient_id)?.into_values().collect();
+        Ok(Listing { series, images, plans, tells: Tells::from_bits(tells.unwrap_or(0)) })
+    }
+
+    /// Takes over what the archive has told now, all at once.
+    pub(super) fn update(&mut self, patient_id: &str, change: &Change) -> Result<()> {
+        let archive = self.archive.clone();
+        let path = Catalog::file(self.catalog.root());
+        self.catalog.transaction(|catalog| {
+            write(catalog.connection(), &archive, patient_id, change)
+                .map_err(|source| crate::Error::Catalog { path: path.clone(), source })
+        })
+    }
+}
+
+fn write(c: &rusqlite::Connection, archive: &str, patient_id: &str, change: &Change) -> rusqlite::Result<()> {
+    let told = c
+        .query_row("SELECT tells FROM archives WHERE archive = ?1", [archive], |r| r.get(0))
+        .optional()?
+        .unwrap_or(0);
+    let strategy = match change.strategy {
+        Strategy::Auto => "auto",
+        Strategy::Relational => "relational",
+        Strategy::Hierarchical => "hierarchical",
+    };
+    let tells = Tells::from_bits(told).learn(&change.images).bits();
+    c.execute("REPLACE INTO archives VALUES (?1, ?2, ?3)", params![archive, strategy, tells])?;
+    c.execute(
+        "REPLACE INTO asked VALUES (?1, ?2, ?3, ?4)",
+        params![archive, patient_id, change.asked.all_ms, change.asked.plans_ms],
+    )?;
+    let known = {
+        let mut statement =
+            c.prepare_cached("SELECT series_uid FROM listed_series WHERE archive = ?1 AND patient_id = ?2")?;
+        let rows = statement.query_map(params![archive, patient_id], |r| r.get::<_, String>(0))?;
+        rows.collect::<rusqlite::Result<Vec<_>>>()?
+    };
+    let gone =
+        known.iter().filter(|uid| !change.series.iter().any(|s| s.series_uid.as_str() == uid.as_str()));
+    for series in gone.map(String::as_str).chain(change.relisted.iter().map(|s| s.series_uid.as_str())) {
+        for table in ["listed_series", "listed_images", "listed_plans"] {
+            let sql =
+                format!("DELETE FROM {table} WHERE archive = ?1 AND patient_id = ?2 AND series_uid = ?3");
+            c.prepare_cached(&sql)?.execute(params![archive, patient_id, series])?;
+        }
+    }
+    for s in &change.relisted {
+        c.prepare_cached("REPLACE INTO listed_series VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?.execute(params![
+            archive,
+            patient_id,
+            s.series_uid.as_str(),
+            s.study_uid.as_str(),
+            s.modality,
+            s.instances
+        ])?;
+    }
+    for i in &change.images {
+        c.prepare_cached("REPLACE INTO listed_images VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")?.execute(
+            params![
+                archive,
+                patient_id,
+                i.series_uid.as_str(),
+                i.sop_instance_uid.as_str(),
+                i.study_uid.as_str(),
+                i.plan_uid.as_ref().map(Uid::as_str),
+                i.acquired.map(|a| a.format(TIME_FORMAT).to_string()),
+                i.image_type,
+                i.beam.map(beam_text)
+            ],
+        )?;
+    }
+    for p in &change.plans {
+        c.prepare_cached("REPLACE INTO listed_plans VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?.execute(
+            params![
+                archive,
+                patient_id,
+                p.series_uid.as_str(),
+                p.plan_uid.as_str(),
+                p.study_uid.as_str(),
+                p.label,
+                p.dated.map(|a| a.format(TIME_FORMAT).to_string())
+            ],
+        )?;
+    }
+    Ok(())
+}
+
+fn image(r: &rusqlite::Row<'_>) -> rusqlite::Result<Option<ListedImage>> {
+    let uids = (uid(r.get(0)?), uid(r.get(1)?), uid(r.get(2)?));
+    let (Some(sop_instance_uid), Some(study_uid), Some(series_uid)) = uids else { return Ok(None) };
+    Ok(Some(ListedImage {
+        sop_instance_uid,
+        study_uid,
+        series_uid,
+        plan_uid: r.get::<_, Option<String>>(3)?.and_then(uid),
+        acquired: time(r.get(4)?),
+        image_type: r.get(5)?,
+        beam: r.get::<_, Option<String>>(6)?.and_then(|b| beam(&b)),
+    }))
+}
+
+fn plan(r: &rusqlite::Row<'_>) -> rusqlite::Result<Option<ListedPlan>> {
+    let uids = (uid(r.get(0)?), uid(r.get(1)?), uid(r.get(2)?));
+    let (Some(plan_uid), Some(study_uid), Some(series_uid)) = uids else { return Ok(None) };
+    Ok(Some(ListedPlan { plan_uid, study_uid, series_uid, label: r.get(3)?, dated: time(r.get(4)?) }))
+}
+
+fn uid(text: String) -> Option<Uid> {
+    Uid::new(&text)
+}
+
+fn time(text: Option<String>) -> Option<NaiveDateTime> {
+    NaiveDateTime::parse_from_str(&text?, "%Y-%m-%dT%H:%M:%S%.f").ok()
+}
+
+fn beam_text(beam: Beam) -> &'static str {
+    match beam {
+        Beam::Mv => "MV",
+        Beam::Kv => "kV",
+    }
+}
+
+fn beam(text: &str) -> Option<Beam> {
+    [Beam::Mv, Beam::Kv].into_iter().find(|b| beam_text(*b) == text)
+}

@@ -1,0 +1,207 @@
+//! Moving what is missing to ourselves, and knowing that it arrived.
+
+use std::collections::{BTreeMap, HashSet};
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+
+use super::Step;
+use crate::dimse::Status;
+use crate::error::{Error, Result};
+use crate::images::Catalog;
+use crate::names::Uid;
+use crate::scu::{Inquiry, ListedImage, ListedPlan, MoveOutcome, explain, query};
+use crate::settings::Settings;
+
+/// UIDs in one request. Justification: 100 UIDs of 64 characters stay below the 16 KiB that small PDUs and some archives
+/// allow for an identifier.
+const UIDS_PER_MOVE: usize = 100;
+/// How long an object may stay away after the archive said it was delivered, counted from the last arrival.
+const ARRIVAL_GRACE: Duration = Duration::from_secs(3);
+/// Pause between two looks into the catalog.
+const LOOK: Duration = Duration::from_millis(10);
+/// How many missing UIDs an error names.
+const UIDS_SHOWN: usize = 3;
+
+/// Instances of one series that shall come.
+#[derive(Debug, Clone)]
+pub(super) struct Wanted {
+    pub study_uid: Uid,
+    pub series_uid: Uid,
+    pub instances: Vec<Uid>,
+    /// Whether they are all that the series has.
+    pub is_whole_series: bool,
+}
+
+/// Plans and images by series.
+pub(super) fn wanted(plans: &[ListedPlan], images: &[ListedImage]) -> Vec<Wanted> {
+    let plans = plans.iter().map(|p| (&p.study_uid, &p.series_uid, &p.plan_uid));
+    let images = images.iter().map(|i| (&i.study_uid, &i.series_uid, &i.sop_instance_uid));
+    let mut by_series: BTreeMap<(&Uid, &Uid), Vec<Uid>> = BTreeMap::new();
+    for (study, series, instance) in plans.chain(images) {
+        by_series.entry((study, series)).or_default().push(instance.clone());
+    }
+    by_series
+        .into_iter()
+        .map(|((study, series), instances)| Wanted {
+            study_uid: study.clone(),
+            series_uid: series.clone(),
+            instances,
+            is_whole_series: false,
+        })
+        .collect()
+}
+
+/// Moves these instances and waits until they are in the catalog; what did not come is asked for once more.
+///
+/// # Returns
+/// How many arrived.
+/// # Errors
+/// [`Error::PeerMisbehaved`] when the archive refuses or cannot deliver; [`Error::Incomplete`] when some stay away.
+pub(super) async fn bring(
+    inquiry: &mut Inquiry,
+    catalog: &Catalog,
+    settings: &Settings,
+    wanted: &Wanted,
+    progress: &mut dyn FnMut(Step),
+) -> Result<usize> {
+    let total = wanted.instances.len();
+    let mut missing = absent(catalog, &wanted.instances)?;
+    let mut worst = MoveOutcome::default();
+    let cancel = inquiry.cancel_token();
+    for attempt in 0..2 {
+        if missing.is_empty() {
+            break;
+        }
+        let whole = attempt == 0 && wanted.is_whole_series && missing.len() == total;
+        let chunks: Vec<Vec<Uid>> = if whole {
+            vec![missing.clone()]
+        } else {
+            missing.chunks(UIDS_PER_MOVE).map(<[_]>::to_vec).collect()
+        };
+        for chunk in chunks {
+            let outcome = attempt_move(inquiry, catalog, settings, wanted, &chunk, whole, progress).await?;
+            if outcome.status == Status::SUCCESS || !outcome.is_clean() && arrived_any(catalog, &chunk)? {
+                wait_for(catalog, &chunk, &cancel).await?;
+            }
+            if !outcome.is_clean() {
+                tracing::warn!(
+                    archive = %inquiry.archive().peer(), status = %outcome.status,
+                    failed = outcome.failed, warning = outcome.warning, "a move did not succeed wholly"
+                );
+                worst = outcome;
+            }
+        }
+        missing = absent(catalog, &wanted.instances)?;
+        // An unknown destination stays unknown: trying again would only delay the sentence that helps.
+        if worst.status == Status::MOVE_DESTINATION_UNKNOWN {
+            break;
+        }
+    }
+    if missing.is_empty() {
+        return Ok(total);
+    }
+    Err(failure(inquiry, settings, worst, total, &missing))
+}
+
+async fn attempt_move(
+    inquiry: &mut Inquiry,
+    catalog: &Catalog,
+    settings: &Settings,
+    wanted: &Wanted,
+    chunk: &[Uid],
+    whole: bool,
+    progress: &mut dyn FnMut(Step),
+) -> Result<MoveOutcome> {
+    let query = if whole {
+        query::move_series(&wanted.study_uid, &wanted.series_uid)
+    } else {
+        query::move_instances(&wanted.study_uid, &wanted.series_uid, chunk)
+    };
+    let total = chunk.len();
+    progress(Step::Moving { done: 0, total });
+    let cancel = inquiry.cancel_token();
+    let destination = &settings.node.ae_title;
+    let mut association = inquiry.association().await?;
+    let mut seen = 0;
+    // An archive that sends no pending responses is alive as long as objects arrive.
+    let is_alive = || {
+        let now = catalog.present(chunk).map_or(0, |p| p.len());
+        std::mem::replace(&mut seen, now) < now
+    };
+    let moved = association
+        .move_to(destination, &query, &cancel, is_alive, |p| {
+            progress(Step::Moving { done: usize::from(p.done).min(total), total });
+        })
+        .await;
+    match moved {
+        Ok(outcome) => {
+            inquiry.give_back(association);
+            progress(Step::Moving { done: total, total });
+            Ok(outcome)
+        }
+        Err(Error::Timeout { seconds, .. }) if catalog.present(chunk)?.is_empty() => {
+            Err(explain::move_silent(association.peer(), seconds, destination, settings.node.port))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn absent(catalog: &Catalog, instances: &[Uid]) -> Result<Vec<Uid>> {
+    let present = catalog.present(instances)?;
+    Ok(instances.iter().filter(|uid| !present.contains(*uid)).cloned().collect())
+}
+
+fn arrived_any(catalog: &Catalog, instances: &[Uid]) -> Result<bool> {
+    Ok(!catalog.present(instances)?.is_empty())
+}
+
+/// Waits while objects still arrive: an archive may answer before its last store is through.
+async fn wait_for(catalog: &Catalog, instances: &[Uid], cancel: &CancellationToken) -> Result<()> {
+    let mut before: HashSet<Uid> = catalog.present(instances)?;
+    let mut last = Instant::now();
+    while before.len() < instances.len() && last.elapsed() < ARRIVAL_GRACE {
+        tokio::select! {
+            () = cancel.cancelled() => return Err(Error::Cancelled),
+            () = tokio::time::sleep(LOOK) => {}
+        }
+        let now = catalog.present(instances)?;
+        if now.len() > before.len() {
+            (before, last) = (now, Instant::now());
+        }
+    }
+    Ok(())
+}
+
+fn failure(
+    inquiry: &Inquiry,
+    settings: &Settings,
+    worst: MoveOutcome,
+    total: usize,
+    missing: &[Uid],
+) -> Error {
+    let peer = inquiry.archive().peer();
+    let arrived = total - missing.len();
+    if arrived == 0 && worst.status != Status::SUCCESS {
+        return explain::move_failed(&peer, &worst, 0, &settings.node.ae_title, settings.node.port);
+    }
+    let shown: Vec<&str> = missing.iter().take(UIDS_SHOWN).map(Uid::as_str).collect();
+    let more = if missing.len() > UIDS_SHOWN { ", …" } else { "" };
+    let hint = if worst.is_clean() {
+        format!(
+            "the archive says that it delivered them: check that port {} of this machine is ours, that Aria's entry of {} names this machine, and our log for refused objects",
+            settings.node.port, settings.node.ae_title
+        )
+    } else {
+        explain::move_failed(&peer, &worst, arrived, &settings.node.ae_title, settings.node.port).hint()
+    };
+    Error::Incomplete {
+        what: format!(
+            "{} of {total} objects are missing ({}{more}), so nothing is handed out",
+            missing.len(),
+            shown.join(", ")
+        ),
+        hint,
+        missing: missing.iter().map(Uid::to_string).collect(),
+    }
+}
