@@ -7,6 +7,7 @@
 
 pub mod convert;
 pub mod error;
+pub mod fetch;
 pub mod icom;
 pub mod node;
 pub mod pixels;
@@ -27,5 +28,6 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     trf::register(module)?;
     icom::register(module)?;
     node::register(module)?;
+    fetch::register(module)?;
     Ok(())
 }

@@ -15,24 +15,27 @@ use crate::error::{Failure, boundary, waiting};
 use crate::series::{Image, Series};
 use crate::view;
 
-/// Which images of a session are meant.
+/// Which images of a session are meant: the rules of [`scp_node::fetch`].
 #[derive(Debug, Clone)]
 pub struct Wanted {
-    /// A value of Image Type (0008,0008), or all of them joined by backslashes.
+    /// One value that Image Type (0008,0008) must hold, or all of them joined by backslashes.
     pub image_type: Option<String>,
-    /// Whether kV images are meant too.
+    /// The imager's beam (kV) instead of the treatment beam (MV).
     pub kv: bool,
 }
 
 impl Wanted {
-    /// An image that does not say whether it is MV or kV counts as MV: only what is known to be kV is left out.
+    /// An image that does not say whether it is MV or kV counts as MV.
     pub fn takes(&self, image: &Instance) -> bool {
+        let values = image.image_type.as_deref().unwrap_or_default();
         let of_type = self.image_type.as_deref().is_none_or(|wanted| {
-            let values = image.image_type.as_deref().unwrap_or_default();
-            wanted.eq_ignore_ascii_case(values)
-                || values.split('\\').any(|v| v.trim().eq_ignore_ascii_case(wanted))
+            if wanted.contains('\\') {
+                wanted == values
+            } else {
+                values.split('\\').any(|value| value.trim() == wanted)
+            }
         });
-        of_type && (self.kv || image.beam != Some(Beam::Kv))
+        of_type && self.kv == (image.beam == Some(Beam::Kv))
     }
 }
 

@@ -28,13 +28,18 @@ if TYPE_CHECKING:
     from ._native import (
         IcomDelivery as IcomDelivery,
         IcomRecord as IcomRecord,
+        Series as Series,
         TrfRecord as TrfRecord,
         __version__ as __version__,
         icom_deliveries as icom_deliveries,
         icom_record as icom_record,
+        plans as plans,
+        series as series,
+        sessions as sessions,
         trf as trf,
         trf_header as trf_header,
     )
+    from ._winston_lutz import winston_lutz as winston_lutz
 
 # Public name -> module that has it. One line per name; the lists below follow from it.
 _WHERE = {
@@ -50,6 +55,7 @@ _WHERE = {
     "MisuseError": "._errors",
     "NotFoundError": "._errors",
     "PeerError": "._errors",
+    "Series": "._native",
     "Snapshot": "._icom",
     "TrfRecord": "._native",
     "UnsupportedError": "._errors",
@@ -57,14 +63,20 @@ _WHERE = {
     "icom": "._icom",
     "icom_deliveries": "._native",
     "icom_record": "._native",
+    "plans": "._native",
+    "series": "._native",
+    "sessions": "._native",
     "trf": "._native",
     "trf_header": "._native",
+    "winston_lutz": "._winston_lutz",
 }
 
 __all__ = sorted(_WHERE)  # noqa: PLE0605  (names come from _WHERE so that there is one list)
 
 
 def __getattr__(name: str) -> Any:
+    if name in ("compat", "testpack"):
+        return import_module("." + name, __name__)
     if name not in _WHERE:
         raise AttributeError("module {!r} has no attribute {!r}".format(__name__, name))
     value = getattr(import_module(_WHERE[name], __name__), name)

@@ -76,6 +76,7 @@ class Job(NamedTuple):
     instance_uids: List[str]
     parameters: Dict[str, Any]
     notes: List[str]
+    report: bool  # whether report and plot are drawn too; they take longer than the numbers
 
 
 def run(job: Job, settings: Settings, deadline: float) -> Outcome:
@@ -89,7 +90,7 @@ def run(job: Job, settings: Settings, deadline: float) -> Outcome:
     started_at: Optional[float] = None
     while True:
         outcome = _kept(key, entry)
-        if outcome is not None and outcome.files is not None:
+        if outcome is not None and (outcome.files is not None or not job.report):
             _touch(entry)
             return outcome
         now = time.monotonic()
@@ -260,6 +261,8 @@ def _start(job: Job, settings: Settings, interpreter: str, entry: Path) -> None:
             "out": str(entry),
             "parameters": job.parameters,
             "notes": job.notes,
+            "report": job.report,
+            "n_images": len(job.instance_uids),
             "timeout_s": settings.timeout_s,
         }
         # A name of its own: several processes may write at once, and only one of their workers gets the lock.

@@ -83,7 +83,8 @@ def _analyze(options: argparse.Namespace) -> int:
     names = ("bb_mm", "low_density_bb", "open_field", "apply_virtual_shift", "machine_scale")
     parameters = _winston_lutz.parameters(**{name: getattr(options, name) for name in names})
     # The report needs a while after the numbers; the hook has nobody waiting.
-    outcome = _winston_lutz.analyse(images, parameters, settings, time.monotonic() + settings.timeout_s + 5.0)
+    deadline = time.monotonic() + settings.timeout_s + 5.0
+    outcome = _winston_lutz.analyse(images, parameters, settings, deadline, True)
     if outcome.result is None:
         raise _errors.make("analysis", "no result after {:g} s".format(settings.timeout_s))
     print(json.dumps({"status": "done", "result": outcome.result}, sort_keys=True))

@@ -10,6 +10,11 @@ from numpy.typing import NDArray
 
 PathLike = Union[str, _PathLike[str]]
 
+_Date = date  # parameters are called date too
+_Day = Union[_Date, datetime, str]
+_Entity = Tuple[str, str, int]
+_Floats = NDArray[np.float64]
+
 __version__: str
 
 def _force_panic(while_waiting: bool = False) -> None:
@@ -182,3 +187,101 @@ def icom_deliveries(
 
 def icom_record(path: PathLike) -> IcomRecord:
     """A recorded file, written by this listener or by PyMedPhys's."""
+
+@final
+class Series:
+    """The images of one plan, one series and one day of acquisition, whole, in order of acquisition.
+
+    Arrays hold NaN where an image does not state a value; ``to_dict`` has None there.
+    """
+
+    @property
+    def path(self) -> _Path:
+        """A directory that holds these images and nothing else."""
+    @property
+    def files(self) -> List[_Path]: ...
+    @property
+    def acquired(self) -> Optional[datetime]:
+        """Acquisition of the first image, local time."""
+    @property
+    def patient_id(self) -> str: ...
+    @property
+    def plan_label(self) -> Optional[str]: ...
+    @property
+    def plan_uid(self) -> Optional[str]: ...
+    @property
+    def series_uid(self) -> str: ...
+    @property
+    def instance_uids(self) -> List[str]: ...
+    @property
+    def gantry_iec_deg(self) -> _Floats:
+        """(n,), IEC 61217."""
+    @property
+    def collimator_iec_deg(self) -> _Floats:
+        """(n,), IEC 61217."""
+    @property
+    def couch_iec_deg(self) -> _Floats:
+        """(n,), IEC 61217."""
+    @property
+    def sid_mm(self) -> _Floats:
+        """(n,), from the source to the image plane."""
+    @property
+    def pixel_spacing_mm(self) -> _Floats:
+        """(n, 2), at the SID: between rows, between columns."""
+    @property
+    def images(self) -> NDArray[Any]:
+        """(n, rows, columns), stored pixels; read at the first use and kept."""
+    def image(self, index: int) -> NDArray[Any]:
+        """(rows, columns), stored pixels of one image."""
+    def to_dict(self) -> Dict[str, Any]:
+        """Everything but the pixels as str, finite numbers and None."""
+    def __len__(self) -> int: ...
+
+def series(
+    patient: str,
+    plan: Optional[str],
+    *,
+    date: Optional[_Day] = None,
+    before: Optional[datetime] = None,
+    image_type: Optional[str] = "PORTAL",
+    kv: bool = False,
+    plan_uid: Optional[str] = None,
+    fetch: bool = True,
+    timeout: float = 20.0,
+    archive: Optional[str] = None,
+) -> Series:
+    """The newest session of a plan's images, fetched from the archive when they are not here; whole or an error."""
+
+def sessions(
+    patient: str,
+    plan: Optional[str] = None,
+    *,
+    date: Optional[_Day] = None,
+    image_type: Optional[str] = "PORTAL",
+    kv: bool = False,
+    plan_uid: Optional[str] = None,
+    limit: int = 0,
+) -> List[Dict[str, Any]]:
+    """The sessions on disk, newest first; nobody is asked."""
+
+def plans(
+    patient: str, plan: Optional[str] = None, *, timeout: float = 20.0, archive: Optional[str] = None
+) -> List[Dict[str, Any]]:
+    """The plans that the archive lists, newest first; ``plan`` may hold * and ?."""
+
+def directory_series(directory: PathLike, image_type: Optional[str] = "PORTAL", kv: bool = False) -> Series:
+    """The session that lies in a directory of the node."""
+
+def _compat_plans(
+    patient: str, plan: str, local: Optional[_Entity], remote: Optional[_Entity], timeout: float
+) -> List[Dict[str, Any]]: ...
+def _compat_series(
+    patient: str,
+    plan_uid: str,
+    date: Optional[_Date],
+    image_type: str,
+    kv: bool,
+    local: Optional[_Entity],
+    remote: Optional[_Entity],
+    timeout: float,
+) -> Series: ...

@@ -11,7 +11,6 @@ import builtins
 import io
 import keyword
 import re
-import token
 import tokenize
 import warnings
 from typing import Any, Dict, Iterable, Iterator, List, Set
@@ -69,7 +68,7 @@ def tokens(code: str) -> List[str]:
     found: List[str] = []
     previous = ""
     for item in tokenize.generate_tokens(io.StringIO(code).readline):
-        value = item[token.NAME]  # QATrack+ takes the field at this index, which is the token's text
+        value = item.string  # QATrack+ writes t[token.NAME], whose number is that of this field
         if value and previous != ".":
             found.append(value)
         previous = value
@@ -95,9 +94,9 @@ def _categories(every: List[Dict[str, Any]]) -> Iterator[str]:
                 yield "two categories share the slug {}: the import fails".format(category.get("slug"))
         known = [category.get("name") for category in given]
         for test in fields_of(element, "qa.test"):
-            category = test.get("category")
-            if not isinstance(category, list) or len(category) != 1 or category[0] not in known:
-                yield "test {}: its category {} is missing from the pack".format(test.get("slug"), category)
+            named = test.get("category")
+            if not isinstance(named, list) or len(named) != 1 or named[0] not in known:
+                yield "test {}: its category {} is missing from the pack".format(test.get("slug"), named)
 
 
 def _names(tests: List[Dict[str, Any]]) -> Iterator[str]:

@@ -137,12 +137,13 @@ def _fill(
         answer.update(status="incomplete", reason=what + "; acquire the rest, or lower the number that is expected")
         return
     names = ("bb_mm", "low_density_bb", "open_field", "apply_virtual_shift", "machine_scale")
-    outcome = analyse(images, parameters(**{name: given[name] for name in names}), settings, deadline)
+    chosen = parameters(**{name: given[name] for name in names})
+    outcome = analyse(images, chosen, settings, deadline, bool(given["attach"]))
     if outcome.result is None:
         answer.update(status="waiting", reason="the analysis is running; the next change on this page shows its result")
         return
     answer.update({name: outcome.result.get(name) for name in COUNTS + NUMBERS + ("software", "not_covered")})
-    answer.update(status="done", reason=_remark(outcome))
+    answer.update(status="done", reason=_remark(outcome, bool(given["attach"])))
     if given["attach"] and outcome.files is not None:
         files = _report(outcome, images)
         if files:
@@ -150,17 +151,22 @@ def _fill(
 
 
 def analyse(
-    images: Any, pylinac_parameters: Dict[str, Any], settings: _analysis.Settings, deadline: float
+    images: Any, chosen: Dict[str, Any], settings: _analysis.Settings, deadline: float, report: bool
 ) -> _analysis.Outcome:
-    """Has pylinac analyse these images, or gives what was kept of it."""
+    """Has pylinac analyse these images with the chosen parameters, or gives what was kept of it."""
     acquired = images.acquired.isoformat(sep=" ", timespec="seconds") if images.acquired else "time not stated"
     job = _analysis.Job(
         worker="_winston_lutz_worker.py",
         package="pylinac",
         images=images.path,
         instance_uids=list(images.instance_uids),
-        parameters=pylinac_parameters,
-        notes=["Plan: {}".format(images.plan_label or "-"), "Acquired: {}".format(acquired), "Series: {}".format(images.series_uid)],
+        parameters=chosen,
+        notes=[
+            "Plan: {}".format(images.plan_label or "-"),
+            "Acquired: {}".format(acquired),
+            "Series: {}".format(images.series_uid),
+        ],
+        report=report,
     )
     return _analysis.run(job, settings, deadline)
 
@@ -184,7 +190,7 @@ def _find(patient: str, plan: str, META: Optional[Mapping[str, Any]], given: Dic
         if chosen or day is None:
             raise
         # The list's own day has none: say which day has, since the list may have been started a day late.
-        known = sessions(patient, plan, fetch=False, **options)
+        known = sessions(patient, plan, **options)
         newest = max((s["acquired"] for s in known if s["acquired"] is not None), default=None)
         if newest is None:
             raise
@@ -231,12 +237,12 @@ def _text(value: Any) -> str:
     return "" if value is None else str(value).strip()
 
 
-def _remark(outcome: _analysis.Outcome) -> str:
+def _remark(outcome: _analysis.Outcome, report: bool) -> str:
     remarks: List[str] = []
     result = outcome.result or {}
     if result.get("not_covered"):
         remarks.append("not given: " + result["not_covered"])
-    if outcome.files is None:
+    if report and outcome.files is None:
         remarks.append("the report is being drawn; the next change on this page attaches it")
     for name, file in sorted((outcome.files or {}).items()):
         if "error" in file:

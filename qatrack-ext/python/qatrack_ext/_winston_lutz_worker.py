@@ -21,7 +21,7 @@ import os
 import statistics
 import sys
 import warnings
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Tuple
 
 FORMAT = 1  # of result.json; part of the key under which results are kept
 BUSY = 75  # EX_TEMPFAIL of sysexits.h; a number, because Windows has no os.EX_TEMPFAIL
@@ -32,7 +32,7 @@ _LOCK = None  # open for the life of the process: closing the file frees the loc
 
 
 def main(argv: List[str]) -> int:
-    """Reads the job file: ``images`` (directory), ``out`` (directory), ``parameters``, ``notes``, ``timeout_s``."""
+    """Reads the job file: ``images`` (directory), ``out`` (directory), ``parameters``, ``notes``, ``report``, ``timeout_s``, ``n_images``."""
     with open(argv[1], encoding="utf-8") as file:
         job = json.load(file)
     # Ends the process from a thread of C, so that a loop that never gives the GIL back is ended too.
@@ -41,7 +41,7 @@ def main(argv: List[str]) -> int:
     out = job["out"]
     if not _lock(os.path.join(out, "lock")):
         return BUSY
-    if _whole(out):
+    if all(os.path.exists(os.path.join(out, name)) for name in _wanted(job)):
         return 0
     try:
         analysis = _Analysis(job)
@@ -51,6 +51,8 @@ def main(argv: List[str]) -> int:
         _write_json(os.path.join(out, "result.json"), _sealed(result))
         return 0
     _write_json(os.path.join(out, "result.json"), _sealed(result))
+    if not job["report"]:
+        return 0
     report = {}
     for name, draw in (("plot.png", analysis.plot), ("report.pdf", analysis.pdf)):
         try:
@@ -66,7 +68,7 @@ class _Analysis:
         self.job = job
         warnings.simplefilter("ignore")  # pylinac's own deprecations; they would fill the server's log
         try:
-            import pylinac
+            import pylinac  # type: ignore[import-untyped,import-not-found]
         except ImportError as error:
             raise RuntimeError(
                 "{} cannot import pylinac: {}; install it there with pip install 'pylinac>=3.20,<4', or name another "
@@ -92,7 +94,7 @@ class _Analysis:
             if name not in known:
                 raise ValueError("pylinac {} has no parameter {} for Winston-Lutz".format(self.version, name))
             if name == "machine_scale":
-                from pylinac.core.scale import MachineScale
+                from pylinac.core.scale import MachineScale  # type: ignore[import-untyped,import-not-found]
 
                 try:
                     value = MachineScale[value.upper()]
@@ -105,6 +107,9 @@ class _Analysis:
     def result(self) -> Dict[str, Any]:
         """Numbers, each None where these images do not determine it."""
         images = list(self.wl.images)
+        if len(images) != self.job["n_images"]:
+            what = "pylinac took {} of {} images; a part is not analysed"
+            raise ValueError(what.format(len(images), self.job["n_images"]))
         axes = [_word(image.variable_axis) for image in images]
         data = self.wl.results_data()
         gantry = _covered(images, axes, "Gantry", "gantry_angle")
@@ -155,7 +160,7 @@ class _Analysis:
             return "pylinac {} is wrong with couch rotations, 3.22 or newer is needed".format(self.version)
         return ""
 
-    def _shift(self) -> tuple:
+    def _shift(self) -> Tuple[Optional[float], ...]:
         vector = self.wl.bb_shift_vector
         return tuple(_finite(getattr(vector, axis)) for axis in "xyz")
 
@@ -216,8 +221,8 @@ def _sealed(result: Dict[str, Any]) -> Dict[str, Any]:
     return {"format": FORMAT, "sha256": hashlib.sha256(body.encode()).hexdigest(), "result": result}
 
 
-def _whole(out: str) -> bool:
-    return all(os.path.exists(os.path.join(out, name)) for name in ("result.json", "report.json"))
+def _wanted(job: Dict[str, Any]) -> List[str]:
+    return ["result.json", "report.json"] if job["report"] else ["result.json"]
 
 
 def _drawn(path: str, draw: Any) -> Dict[str, Any]:
