@@ -2,3 +2,6 @@
 
 #[expect(clippy::unwrap_used, reason = "a peer that cannot be set up fails the test that needs it")]
 pub mod peers;
+#[expect(clippy::unwrap_used, reason = "a node that cannot be started fails the test that needs it")]
+pub mod node;
+pub mod sender;

@@ -3,6 +3,8 @@
 //! Output: one [`Instance`] per object, its header in memory, its pixels drawn when asked for. Which attributes there are and
 //! what they hold follows PS3.3 C.8.8.2 and what Varian's portal images carry (inferred from their users' descriptions).
 
+use std::sync::Arc;
+
 use chrono::{Duration, NaiveDate, NaiveDateTime};
 use dicom_core::value::DataSetSequence;
 use dicom_core::{DataElement, PrimitiveValue, Tag, VR};
@@ -74,9 +76,16 @@ pub struct Instance {
     pub header: InMemDicomObject,
     /// How the pixels are drawn; `None` when there are none.
     pub phantom: Option<Phantom>,
+    /// The pixels, if they were drawn in advance.
+    drawn: Option<Arc<[u8]>>,
 }
 
 impl Instance {
+    /// Draws the pixels now, so that a move that is timed does not wait for them.
+    pub fn draw(&mut self) {
+        self.drawn = self.phantom.map(|p| p.pixels().into());
+    }
+
     /// A text value, trimmed; empty when the attribute is absent.
     pub fn text(&self, tag: Tag) -> String {
         let value = self.header.get(tag).and_then(|e| e.to_str().ok());
@@ -112,7 +121,7 @@ impl Instance {
         self.header.write_dataset_with_ts(&mut bytes, &ts).map_err(|e| failed(&e))?;
         if let Some(phantom) = &self.phantom {
             // (7FE0,0010) is the greatest tag of these objects, so it goes to the end.
-            let pixels = phantom.pixels();
+            let pixels = self.drawn.clone().unwrap_or_else(|| phantom.pixels().into());
             bytes.extend_from_slice(&[0xE0, 0x7F, 0x10, 0x00]);
             bytes.extend_from_slice(&(pixels.len() as u32).to_le_bytes());
             bytes.extend_from_slice(&pixels);
@@ -288,7 +297,7 @@ fn rt_image(
     put_items(&mut o, tags::REFERENCED_RT_PLAN_SEQUENCE, vec![reference(uids::RT_PLAN_STORAGE, &plan.uid)]);
     put_items(&mut o, tags::EXPOSURE_SEQUENCE, vec![exposure(unit)]);
     put_pixel_description(&mut o, options);
-    Instance { header: o, phantom: Some(phantom) }
+    Instance { header: o, phantom: Some(phantom), drawn: None }
 }
 
 fn drr(options: &PatientOptions, plan: &GeneratedPlan, study: &str) -> Instance {
@@ -322,7 +331,7 @@ fn rt_plan(options: &PatientOptions, plan: &GeneratedPlan, study: &str) -> Insta
     put_text(&mut o, tags::APPROVAL_STATUS, VR::CS, "APPROVED");
     let beams = ANGLES.iter().take(options.images_per_session).enumerate();
     put_items(&mut o, tags::BEAM_SEQUENCE, beams.map(|(n, angles)| beam(n, angles)).collect());
-    Instance { header: o, phantom: None }
+    Instance { header: o, phantom: None, drawn: None }
 }
 
 fn beam(number: usize, [gantry, collimator, couch]: &[f64; 3]) -> InMemDicomObject {

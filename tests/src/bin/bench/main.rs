@@ -9,13 +9,14 @@
 )]
 #![expect(clippy::print_stdout, reason = "the result")]
 
+mod catalog;
 mod disk;
 mod objects;
 mod send;
 
 use std::path::PathBuf;
 
-const USAGE: &str = "bench files DIRECTORY COUNT | send HOST:PORT CALLED_AE ASSOCIATIONS COUNT PDU_LENGTH | disk DIRECTORY COUNT THREADS full|rename";
+const USAGE: &str = "bench files DIRECTORY COUNT | send HOST:PORT CALLED_AE ASSOCIATIONS COUNT PDU_LENGTH | disk DIRECTORY COUNT THREADS full|rename | catalog DIRECTORY IMAGES";
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -29,6 +30,7 @@ fn main() {
         ["disk", directory, count, threads, durability @ ("full" | "rename")] => {
             disk::run(&PathBuf::from(directory), number(count), number(threads), *durability == "full")
         }
+        ["catalog", directory, images] => catalog::run(&PathBuf::from(directory), number(images)),
         _ => {
             eprintln!("usage: {USAGE}");
             std::process::exit(2);

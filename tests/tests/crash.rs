@@ -1,0 +1,132 @@
+//! The node is killed at random moments while it is sent to: what it acknowledged is there, and nothing partial is.
+
+#![expect(clippy::unwrap_used, reason = "a set-up that fails fails its test")]
+#![expect(clippy::print_stderr, reason = "what was tried belongs beside the result")]
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use dicom_transfer_syntax_registry::entries::IMPLICIT_VR_LITTLE_ENDIAN;
+use scp_node::dimse::Status;
+use scp_node::images::{Catalog, SessionFilter};
+use tests::node::{NODE_AE, Node, data_set_of, files_below};
+use tests::peers::objects::{RtImage, uid};
+use tests::sender::Sender;
+
+const KILLS: u32 = 200;
+const SENDERS: u32 = 2;
+
+/// Image `n` of a round: its UID and its data set; other rounds have other bytes.
+fn image(round: u32, sender: u32, n: u32) -> (String, Vec<u8>) {
+    let image = RtImage {
+        series_uid: uid(&[7, round % 20]),
+        sop_instance_uid: uid(&[7, round, sender, n]),
+        instance_number: n + 1,
+        gantry_iec_deg: f64::from(round),
+        // 64 kB: several PDUs, so that a kill often falls into the middle of one object.
+        rows: 256,
+        columns: 128,
+        ..RtImage::default()
+    };
+    let mut bytes = Vec::new();
+    image.data_set().write_dataset_with_ts(&mut bytes, &IMPLICIT_VR_LITTLE_ENDIAN.erased()).unwrap();
+    (image.sop_instance_uid, bytes)
+}
+
+/// Sends until the node dies; what was acknowledged.
+fn send_until_dead(node: std::net::SocketAddr, round: u32, sender: u32, acknowledged: &Mutex<Vec<(String, Vec<u8>)>>) {
+    let Ok(mut association) = Sender::open(node, NODE_AE) else { return };
+    for n in 0.. {
+        let (uid, data_set) = image(round, sender, n);
+        match association.store(&uid, &data_set) {
+            Ok(Status::SUCCESS) => acknowledged.lock().unwrap().push((uid, data_set)),
+            Ok(other) => panic!("a good image was answered with {other}"),
+            Err(_) => return,
+        }
+    }
+}
+
+/// Every visible file is whole, and each acknowledged one is there with its bytes.
+fn check_files(images: &Path, acknowledged: &[(String, Vec<u8>)], visible: &BTreeMap<String, std::path::PathBuf>) {
+    for (uid, data_set) in acknowledged {
+        let path = visible.get(uid).unwrap_or_else(|| panic!("{uid} was acknowledged and is gone from {}", images.display()));
+        let bytes = std::fs::read(path).unwrap();
+        assert!(data_set_of(&bytes) == Some(data_set.as_slice()), "{} changed", path.display());
+    }
+}
+
+fn visible(images: &Path) -> BTreeMap<String, std::path::PathBuf> {
+    let uid = |p: &std::path::PathBuf| {
+        let name = p.file_name().unwrap().to_string_lossy().into_owned();
+        name.trim_start_matches("RI.").trim_end_matches(".dcm").to_owned()
+    };
+    files_below(images, ".dcm").into_iter().map(|p| (uid(&p), p)).collect()
+}
+
+fn number_of(uid: &str) -> (u32, u32, u32) {
+    let mut parts = uid.rsplit('.').map(|part| part.parse().unwrap());
+    let (n, sender, round) = (parts.next().unwrap(), parts.next().unwrap(), parts.next().unwrap());
+    (round, sender, n)
+}
+
+#[test]
+fn every_acknowledged_image_survives_two_hundred_kills_and_nothing_partial_is_visible() {
+    let root = tempfile::tempdir().unwrap();
+    let images = root.path().join("images");
+    let mut all: Vec<String> = Vec::new();
+    let mut killed_busy = 0;
+    // A fixed sequence of moments: a failure can be run again.
+    let mut random = 0x9E37_79B9_7F4A_7C15_u64;
+    let begin = Instant::now();
+    for round in 0..KILLS {
+        let mut node = Node::start(root.path(), &["log.level=warn"]);
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        let life = Duration::from_micros(5_000 + random % 60_000);
+        let acknowledged = Mutex::new(Vec::new());
+        std::thread::scope(|scope| {
+            let address = node.address();
+            for sender in 0..SENDERS {
+                let acknowledged = &acknowledged;
+                scope.spawn(move || send_until_dead(address, round, sender, acknowledged));
+            }
+            // Not a wait for a condition: the moment of the kill is the test's input.
+            std::thread::sleep(life);
+            node.kill();
+        });
+        let acknowledged = acknowledged.into_inner().unwrap();
+        killed_busy += u32::from(!acknowledged.is_empty());
+        // As the kill left it, before any start could repair it.
+        let now = visible(&images);
+        check_files(&images, &acknowledged, &now);
+        for (uid, path) in now.range(uid(&[7, round])..).filter(|(u, _)| number_of(u).0 == round) {
+            let (round, sender, n) = number_of(uid);
+            let bytes = std::fs::read(path).unwrap();
+            assert!(data_set_of(&bytes) == Some(image(round, sender, n).1.as_slice()), "{} is partial", path.display());
+        }
+        all.extend(acknowledged.into_iter().map(|(uid, _)| uid));
+    }
+    // One more start: leftovers are cleared, and the catalog holds what the disk holds.
+    let node = Node::start(root.path(), &[]);
+    assert_eq!(files_below(&images.join("_incoming"), ""), Vec::<std::path::PathBuf>::new());
+    let catalog = Catalog::open_readonly(&images).unwrap();
+    let mut listed = BTreeMap::new();
+    for session in catalog.sessions(&SessionFilter::default()).unwrap() {
+        for instance in catalog.instances(&session).unwrap() {
+            assert_eq!(instance.path.metadata().unwrap().len(), instance.bytes, "{}", instance.path.display());
+            listed.insert(instance.sop_instance_uid, instance.path);
+        }
+    }
+    assert_eq!(listed.keys().collect::<Vec<_>>(), visible(&images).keys().collect::<Vec<_>>());
+    for uid in &all {
+        assert!(listed.contains_key(uid), "{uid} was acknowledged and is not in the catalog");
+    }
+    assert!(catalog.kept().unwrap().is_empty(), "an image came to lie beside itself");
+    eprintln!("{KILLS} kills in {:?}, {killed_busy} while storing, {} images acknowledged", begin.elapsed(), all.len());
+    // Else the kills came too early to prove anything.
+    assert!(killed_busy > KILLS / 4 && all.len() > KILLS as usize, "{killed_busy} {}", all.len());
+    drop(node);
+}

@@ -1,0 +1,202 @@
+//! DCMTK's tools against the node: every transfer syntax, bit for bit, and a foreign archive that moves to us.
+
+#![expect(clippy::unwrap_used, reason = "a set-up that fails fails its test")]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use scp_node::images::{Catalog, SessionFilter};
+use tests::node::{NODE_AE, Node, data_set_of, files_below};
+use tests::peers::objects::{RtImage, RtPlan, uid};
+use tests::peers::{Destination, PeerArchive, Storescp, require, run_tool, tool};
+
+/// Images of one session.
+fn write_images(directory: &Path, count: u32) -> Vec<PathBuf> {
+    let image = |n: u32| RtImage {
+        sop_instance_uid: uid(&[1, 1, n]),
+        instance_number: n,
+        rows: 96,
+        columns: 80,
+        ..RtImage::default()
+    };
+    (1..=count).map(|n| image(n).write(directory)).collect()
+}
+
+fn store(port: &str, called_ae: &str, options: &[&str], files: &[PathBuf]) -> String {
+    let mut args = vec!["-v", "-aec", called_ae];
+    args.extend(options);
+    args.extend(["127.0.0.1", port]);
+    args.extend(files.iter().map(|f| f.to_str().unwrap()));
+    let output = run_tool("storescu", &args);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "storescu: {text}");
+    text
+}
+
+/// SOP Instance UID to the data set's bytes, of DICOM files.
+fn data_sets(files: &[PathBuf]) -> BTreeMap<String, Vec<u8>> {
+    let read = |path: &PathBuf| {
+        let bytes = std::fs::read(path).unwrap();
+        let data_set = data_set_of(&bytes).unwrap_or_else(|| panic!("{} is no DICOM file", path.display()));
+        let object = dicom_object::OpenFileOptions::new()
+            .read_until(dicom_dictionary_std::tags::PIXEL_DATA)
+            .open_file(path)
+            .unwrap();
+        (object.meta().media_storage_sop_instance_uid().to_owned(), data_set.to_vec())
+    };
+    files.iter().map(read).collect()
+}
+
+#[test]
+fn echoscu_is_answered_and_a_wrong_called_ae_is_rejected() {
+    if require("DCMTK's echoscu", tool("echoscu")).is_none() {
+        return;
+    }
+    let root = tempfile::tempdir().unwrap();
+    let node = Node::start(root.path(), &[]);
+    let port = node.port();
+    assert!(run_tool("echoscu", &["-aec", NODE_AE, "127.0.0.1", &port]).status.success());
+    let wrong = run_tool("echoscu", &["-aec", "SOMEBODY", "127.0.0.1", &port]);
+    assert!(!wrong.status.success());
+    let text = String::from_utf8_lossy(&wrong.stderr);
+    assert!(text.contains("Called AE Title Not Recognized"), "{text}");
+}
+
+/// What DCMTK's own bit-preserving receiver got from the same sender is what must lie on our disk.
+fn same_bytes_as_storescp(options: &[&str], files: &[PathBuf], transfer_syntax: &str) {
+    let Some(reference) = Storescp::start() else { return };
+    let root = tempfile::tempdir().unwrap();
+    let node = Node::start(root.path(), &[]);
+    store(&reference.port.to_string(), "STORESCP", options, files);
+    store(&node.port(), NODE_AE, options, files);
+    let expected = data_sets(&reference.files());
+    let received = files_below(&root.path().join("images"), ".dcm");
+    assert_eq!(expected.len(), files.len());
+    assert_eq!(data_sets(&received), expected);
+    for path in &received {
+        let dump = run_tool("dcmdump", &["-Un", "+P", "0002,0010", path.to_str().unwrap()]);
+        let dump = String::from_utf8_lossy(&dump.stdout).into_owned();
+        assert!(dump.contains(&format!("[{transfer_syntax}]")), "{transfer_syntax} expected: {dump}");
+    }
+    // And each is in the catalog, in one session.
+    let catalog = Catalog::open_readonly(&root.path().join("images")).unwrap();
+    let sessions = catalog.sessions(&SessionFilter::default()).unwrap();
+    assert_eq!(sessions.iter().map(|s| s.images).collect::<Vec<_>>(), [files.len() as u64]);
+}
+
+#[test]
+fn uncompressed_data_sets_are_kept_bit_for_bit() {
+    let source = tempfile::tempdir().unwrap();
+    let files = write_images(source.path(), 5);
+    same_bytes_as_storescp(&["-xi"], &files, "1.2.840.10008.1.2");
+    same_bytes_as_storescp(&["-xe"], &files, "1.2.840.10008.1.2.1");
+    same_bytes_as_storescp(&["-xb"], &files, "1.2.840.10008.1.2.2");
+    same_bytes_as_storescp(&["-xd"], &files, "1.2.840.10008.1.2.1.99");
+}
+
+#[test]
+fn compressed_transfer_syntaxes_are_kept_as_they_are() {
+    if require("DCMTK's dcmcjpeg", tool("dcmcjpeg")).is_none() {
+        return;
+    }
+    let source = tempfile::tempdir().unwrap();
+    let plain = write_images(source.path(), 3);
+    for (tool, compress, propose, transfer_syntax) in [
+        ("dcmcjpeg", "+e1", "-xs", "1.2.840.10008.1.2.4.70"),
+        ("dcmcrle", "-v", "-xr", "1.2.840.10008.1.2.5"),
+        ("dcmcjpls", "+el", "-xt", "1.2.840.10008.1.2.4.80"),
+    ] {
+        let compressed: Vec<PathBuf> = plain
+            .iter()
+            .map(|file| {
+                let to = file.with_extension(tool);
+                // The same instance in another transfer syntax keeps its UID.
+                let mut args = vec![compress];
+                if tool != "dcmcrle" {
+                    args.push("+un");
+                }
+                args.extend([file.to_str().unwrap(), to.to_str().unwrap()]);
+                let output = run_tool(tool, &args);
+                assert!(output.status.success(), "{tool}: {}", String::from_utf8_lossy(&output.stderr));
+                to
+            })
+            .collect();
+        same_bytes_as_storescp(&[propose], &compressed, transfer_syntax);
+    }
+}
+
+#[test]
+fn the_same_image_again_is_success_and_another_under_its_uid_is_kept_beside() {
+    if require("DCMTK's storescu", tool("storescu")).is_none() {
+        return;
+    }
+    let source = tempfile::tempdir().unwrap();
+    let first = write_images(source.path(), 1);
+    let root = tempfile::tempdir().unwrap();
+    let node = Node::start(root.path(), &[]);
+    let images = root.path().join("images");
+    store(&node.port(), NODE_AE, &[], &first);
+    let filed = files_below(&images, ".dcm");
+    let written = filed[0].metadata().unwrap().modified().unwrap();
+    store(&node.port(), NODE_AE, &[], &first);
+    assert_eq!(files_below(&images, ".dcm"), filed);
+    assert_eq!(filed[0].metadata().unwrap().modified().unwrap(), written, "rewritten");
+    let other = tempfile::tempdir().unwrap();
+    let changed = RtImage { sop_instance_uid: uid(&[1, 1, 1]), gantry_iec_deg: 123.0, rows: 96, columns: 80, ..RtImage::default() };
+    let changed = vec![changed.write(other.path())];
+    store(&node.port(), NODE_AE, &[], &changed);
+    let catalog = Catalog::open_readonly(&images).unwrap();
+    let kept = catalog.kept().unwrap();
+    assert_eq!(kept.len(), 1);
+    // Both are there: the first in its place, the second beside.
+    assert_eq!(data_sets(&filed), data_sets(&first));
+    let second = std::fs::read(&kept[0].1).unwrap();
+    assert_eq!(data_set_of(&second).unwrap(), data_sets(&changed).values().next().unwrap());
+}
+
+#[test]
+fn movescu_makes_dcmqrscp_store_at_the_node() {
+    if require("DCMTK's movescu", tool("movescu")).is_none() {
+        return;
+    }
+    let root = tempfile::tempdir().unwrap();
+    let node = Node::start(root.path(), &[]);
+    let mover = Destination::new("MOVER", node.address().port());
+    let Some(archive) = PeerArchive::dcmqrscp(&[Destination::new(NODE_AE, node.address().port()), mover]) else {
+        return;
+    };
+    let source = tempfile::tempdir().unwrap();
+    let mut files = write_images(source.path(), 6);
+    files.push(RtPlan::default().write(source.path()));
+    archive.store(source.path());
+    let study = format!("StudyInstanceUID={}", uid(&[1]));
+    let args = ["-S", "-aet", "MOVER", "-aec", &archive.ae_title, "-aem", NODE_AE, "127.0.0.1", &archive.port.to_string()];
+    let mut args: Vec<&str> = args.to_vec();
+    args.extend(["-k", "QueryRetrieveLevel=STUDY", "-k", &study]);
+    let output = run_tool("movescu", &args);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let received = data_sets(&files_below(&root.path().join("images"), ".dcm"));
+    assert_eq!(received.keys().collect::<Vec<_>>(), data_sets(&files).keys().collect::<Vec<_>>());
+}
+
+#[test]
+fn eight_senders_at_once_lose_nothing() {
+    if require("DCMTK's storescu", tool("storescu")).is_none() {
+        return;
+    }
+    let source = tempfile::tempdir().unwrap();
+    let files = write_images(source.path(), 80);
+    let root = tempfile::tempdir().unwrap();
+    let node = Node::start(root.path(), &[]);
+    let port = node.port();
+    std::thread::scope(|scope| {
+        for share in files.chunks(10) {
+            let port = &port;
+            scope.spawn(move || store(port, NODE_AE, &["-xi"], share));
+        }
+    });
+    assert_eq!(data_sets(&files_below(&root.path().join("images"), ".dcm")).len(), 80);
+    let catalog = Catalog::open_readonly(&root.path().join("images")).unwrap();
+    assert_eq!(catalog.sessions(&SessionFilter::default()).unwrap()[0].images, 80);
+    assert!(node.terminate().success(), "a stop in order is no failure");
+}
