@@ -15,6 +15,5 @@ mod query;
 
 pub use archive::{AriaOptions, Asked, SimulatedAria};
 pub use faults::{Faults, Rejection};
-pub use message::{Message, encode_message, receive_message};
 pub use patient::{GeneratedPatient, GeneratedPlan, Instance, PatientOptions};
 pub use phantom::Phantom;

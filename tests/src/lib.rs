@@ -1,7 +1,7 @@
 //! Simulators, and the tests that cross crates or need a peer.
 
-#[expect(clippy::unwrap_used, reason = "a peer that cannot be set up fails the test that needs it")]
-pub mod peers;
 #[expect(clippy::unwrap_used, reason = "a node that cannot be started fails the test that needs it")]
 pub mod node;
+#[expect(clippy::unwrap_used, reason = "a peer that cannot be set up fails the test that needs it")]
+pub mod peers;
 pub mod sender;

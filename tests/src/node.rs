@@ -72,7 +72,10 @@ impl Node {
         let address = line.split([' ', ',']).find_map(|word| word.parse().ok());
         let Some(address) = address else {
             let _ = child.wait();
-            panic!("the node did not come up: {line:?}\n{}", std::fs::read_to_string(&log).unwrap_or_default());
+            panic!(
+                "the node did not come up: {line:?}\n{}",
+                std::fs::read_to_string(&log).unwrap_or_default()
+            );
         };
         Self { child, address, log, _stdout: stdout }
     }

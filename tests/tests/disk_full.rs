@@ -22,7 +22,8 @@ impl Tmpfs {
     fn mount(mebibytes: u32) -> Option<Self> {
         let directory = tempfile::tempdir().unwrap();
         let size = format!("size={mebibytes}m");
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(directory.path()).output();
+        let mounted =
+            Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(directory.path()).output();
         require("the right to mount a tmpfs", mounted.ok().filter(|m| m.status.success()))?;
         Some(Self(directory))
     }
@@ -40,7 +41,13 @@ impl Drop for Tmpfs {
 
 /// An image of half a megabyte.
 fn image(n: u32) -> (String, Vec<u8>) {
-    let image = RtImage { sop_instance_uid: uid(&[8, n]), instance_number: n + 1, rows: 512, columns: 512, ..RtImage::default() };
+    let image = RtImage {
+        sop_instance_uid: uid(&[8, n]),
+        instance_number: n + 1,
+        rows: 512,
+        columns: 512,
+        ..RtImage::default()
+    };
     let mut bytes = Vec::new();
     image.data_set().write_dataset_with_ts(&mut bytes, &IMPLICIT_VR_LITTLE_ENDIAN.erased()).unwrap();
     (image.sop_instance_uid, bytes)
@@ -70,7 +77,10 @@ fn check(images: &Path, taken: u32) {
     assert_eq!(files.len(), taken as usize);
     for n in 0..taken {
         let (uid, data_set) = image(n);
-        let path = files.iter().find(|p| p.ends_with(format!("RI.{uid}.dcm"))).unwrap_or_else(|| panic!("{uid} is gone"));
+        let path = files
+            .iter()
+            .find(|p| p.ends_with(format!("RI.{uid}.dcm")))
+            .unwrap_or_else(|| panic!("{uid} is gone"));
         assert!(data_set_of(&std::fs::read(path).unwrap()) == Some(data_set.as_slice()), "{uid} changed");
     }
     let sessions = Catalog::open_readonly(images).unwrap().sessions(&SessionFilter::default()).unwrap();
@@ -125,5 +135,8 @@ fn a_quota_refuses_without_a_full_disk() {
     assert!(node.terminate().success());
     let node = Node::start(root.path(), &["images.quota_bytes=2000000"]);
     let (uid, data_set) = image(99);
-    assert_eq!(Sender::open(node.address(), NODE_AE).unwrap().store(&uid, &data_set).unwrap(), Status::OUT_OF_RESOURCES);
+    assert_eq!(
+        Sender::open(node.address(), NODE_AE).unwrap().store(&uid, &data_set).unwrap(),
+        Status::OUT_OF_RESOURCES
+    );
 }

@@ -7,19 +7,14 @@ use dicom_ul::pdu::{PDataValueType, Pdu};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-use crate::dimse::Command;
+use crate::dimse::{Command, message};
 
 /// Longest identifier that is read; the simulator gets queries and responses, never images.
 const DATA_MAX: usize = 4 << 20;
-/// A P-DATA-TF's fixed part and a PDV's. Source: PS3.8 §9.3.5.
-const PDU_HEAD: usize = 6;
-const PDV_HEAD: usize = 6;
-/// Shortest maximum PDU length that is believed; one byte of data must fit.
-const PDU_LENGTH_MIN: usize = 128;
 
 /// What came over an association.
 #[derive(Debug)]
-pub enum Message {
+pub(super) enum Message {
     /// A command and its data set.
     Dimse {
         /// Presentation context.
@@ -35,36 +30,6 @@ pub enum Message {
     Gone,
 }
 
-/// The bytes of all PDUs of a message.
-///
-/// # Arguments
-/// * `pdu_length` — what the receiver announced as its maximum, bytes; 0 means no limit
-pub fn encode_message(context_id: u8, command: &Command, data: &[u8], pdu_length: u32) -> Vec<u8> {
-    let pdu_length = if pdu_length == 0 { 1 << 20 } else { pdu_length as usize };
-    let room = pdu_length.max(PDU_LENGTH_MIN) - PDV_HEAD;
-    let command = command.to_bytes();
-    let pieces = command.len() / room + data.len() / room + 2;
-    let mut bytes = Vec::with_capacity(command.len() + data.len() + pieces * (PDU_HEAD + PDV_HEAD));
-    put_fragments(&mut bytes, context_id, 0b01, &command, room);
-    if !data.is_empty() {
-        put_fragments(&mut bytes, context_id, 0b00, data, room);
-    }
-    bytes
-}
-
-fn put_fragments(bytes: &mut Vec<u8>, context_id: u8, kind: u8, value: &[u8], room: usize) {
-    let mut fragments = value.chunks(room).peekable();
-    while let Some(fragment) = fragments.next() {
-        let last = if fragments.peek().is_none() { 0b10 } else { 0 };
-        let pdv_length = fragment.len() as u32 + 2;
-        bytes.extend_from_slice(&[0x04, 0]);
-        bytes.extend_from_slice(&(pdv_length + 4).to_be_bytes());
-        bytes.extend_from_slice(&pdv_length.to_be_bytes());
-        bytes.extend_from_slice(&[context_id, kind | last]);
-        bytes.extend_from_slice(fragment);
-    }
-}
-
 /// Sends a whole message in one write.
 pub(super) async fn send_message(
     association: &mut (impl AsyncAssociation<TcpStream> + Send),
@@ -72,7 +37,7 @@ pub(super) async fn send_message(
     command: &Command,
     data: &[u8],
 ) -> io::Result<()> {
-    let bytes = encode_message(context_id, command, data, association.peer_max_pdu_length());
+    let bytes = message::encode(context_id, command, data, association.peer_max_pdu_length());
     association.inner_stream().write_all(&bytes).await
 }
 
@@ -82,7 +47,7 @@ pub(super) async fn send_message(
 ///
 /// # Errors
 /// What dicom-ul says, or a data set over 4 MiB.
-pub async fn receive_message(
+pub(super) async fn receive_message(
     association: &mut (impl AsyncAssociation<TcpStream> + Send),
 ) -> io::Result<Message> {
     let mut command_bytes = Vec::new();

@@ -18,13 +18,21 @@ pub struct Storescp {
 }
 
 impl Storescp {
-    /// Starts it, keeping data sets bit by bit; `None` when it is not installed.
+    /// Starts it, keeping data sets bit by bit and taking every transfer syntax; `None` when it is not installed.
     pub fn start() -> Option<Self> {
+        Self::start_preferring("+xa")
+    }
+
+    /// As [`Storescp::start`], with one of its `+x` options for the transfer syntax that it prefers.
+    pub fn start_preferring(option: &str) -> Option<Self> {
         let program = require("DCMTK's storescp", tool("storescp"))?;
         let directory = tempfile::tempdir().unwrap();
         let port = free_port();
         let mut command = Command::new(program);
-        command.args(["--fork", "+B", "-pdu", "131072", "-od"]).arg(directory.path()).arg(port.to_string());
+        command
+            .args(["--fork", "+B", option, "-pdu", "131072", "-od"])
+            .arg(directory.path())
+            .arg(port.to_string());
         let log = std::env::temp_dir().join(format!("storescp-{}-{port}.log", std::process::id()));
         let process = Process::start(command, &log, port);
         let _ = std::fs::remove_file(log);

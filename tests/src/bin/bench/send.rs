@@ -2,15 +2,14 @@
 //!
 //! It shows what the receiver can take, not what a sender can give.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::io::Write;
 use std::time::Instant;
 
 use dicom_dictionary_std::uids;
 use dicom_ul::association::ClientAssociationOptions;
-use scp_node::demo::encode_message;
-use scp_node::dimse::{Command, CommandField, Status};
+use scp_node::dimse::{Command, CommandField, Status, message};
 use serde_json::{Value, json};
+use tests::sender::read_status;
 
 use super::objects;
 
@@ -51,7 +50,7 @@ impl Template {
         let mut command = Command::request(CommandField::CStoreRq, 1, uids::RT_IMAGE_STORAGE);
         command.sop_instance_uid = Some(uid.clone());
         command.has_data_set = true;
-        let bytes = encode_message(context_id, &command, &objects::data_set(n), pdu_length);
+        let bytes = message::encode(context_id, &command, &objects::data_set(n), pdu_length);
         // In the command set and near the beginning of the data set; never cut by a fragment's end.
         let head = bytes.get(..2048).expect("an image is longer");
         let places: Vec<usize> = head
@@ -98,31 +97,8 @@ fn send(
         template.set_number(n);
         stream.write_all(&template.bytes).expect("the receiver takes the message");
         bytes += template.bytes.len() as u64;
-        failed += usize::from(response(stream) != Status::SUCCESS);
+        failed += usize::from(read_status(stream).expect("a response") != Status::SUCCESS);
     }
     association.release().expect("a release");
     (bytes, failed)
-}
-
-/// Reads PDUs up to the last fragment of the C-STORE-RSP.
-fn response(stream: &mut TcpStream) -> Status {
-    let mut command = Vec::new();
-    loop {
-        let mut head = [0; 6];
-        stream.read_exact(&mut head).expect("a response");
-        let [kind, _, length @ ..] = head;
-        assert_eq!(kind, 4, "a P-DATA-TF");
-        let mut pdu = vec![0; u32::from_be_bytes(length) as usize];
-        stream.read_exact(&mut pdu).expect("the whole response");
-        let mut rest = pdu.as_slice();
-        while let Some((head, tail)) = rest.split_first_chunk::<6>() {
-            let [l0, l1, l2, l3, _, flags] = *head;
-            let (value, tail) = tail.split_at(u32::from_be_bytes([l0, l1, l2, l3]) as usize - 2);
-            command.extend_from_slice(value);
-            if flags & 0b10 != 0 {
-                return Command::parse(&command).expect("a command set").status.expect("a status");
-            }
-            rest = tail;
-        }
-    }
 }
