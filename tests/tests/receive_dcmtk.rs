@@ -110,13 +110,13 @@ fn uncompressed_data_sets_are_kept_bit_for_bit() {
     }
     let source = tempfile::tempdir().unwrap();
     let plain = write_images(source.path(), 3);
-    same_bytes_as_storescp("+xi", &["-R"], &plain, "1.2.840.10008.1.2");
-    for (prefer, to, transfer_syntax) in [
-        ("+xe", "+te", "1.2.840.10008.1.2.1"),
-        ("+xb", "+tb", "1.2.840.10008.1.2.2"),
-        ("+xd", "+td", "1.2.840.10008.1.2.1.99"),
+    same_bytes_as_storescp("+xi", &["-xi"], &plain, "1.2.840.10008.1.2");
+    for (prefer, propose, to, transfer_syntax) in [
+        ("+xe", "-xe", "+te", "1.2.840.10008.1.2.1"),
+        ("+xb", "-xb", "+tb", "1.2.840.10008.1.2.2"),
+        ("+xd", "-xd", "+td", "1.2.840.10008.1.2.1.99"),
     ] {
-        same_bytes_as_storescp(prefer, &["-R"], &convert(&plain, "dcmconv", &[to]), transfer_syntax);
+        same_bytes_as_storescp(prefer, &[propose], &convert(&plain, "dcmconv", &[to]), transfer_syntax);
     }
 }
 
