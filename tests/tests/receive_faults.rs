@@ -1,0 +1,380 @@
+//! Peers that break the protocol, or ask for too much: each ends alone, with an answer where the standard has one.
+
+#![expect(clippy::unwrap_used, reason = "a set-up that fails fails its test")]
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use dicom_dictionary_std::uids;
+use dicom_transfer_syntax_registry::entries::IMPLICIT_VR_LITTLE_ENDIAN;
+use dicom_ul::association::client::ClientAssociationOptions;
+use scp_node::dimse::{Command, CommandField, Status, message};
+use scp_node::images::{Catalog, SessionFilter};
+use tests::node::{NODE_AE, Node, files_below};
+use tests::peers::objects::{RtImage, uid};
+use tests::peers::until;
+use tests::sender::{Sender, read_status};
+
+/// Long enough for a loaded machine; nothing here waits for it in the good case.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn image(n: u32) -> (String, Vec<u8>) {
+    let image = RtImage { sop_instance_uid: uid(&[9, n]), rows: 16, columns: 16, ..RtImage::default() };
+    let mut bytes = Vec::new();
+    image.data_set().write_dataset_with_ts(&mut bytes, &IMPLICIT_VR_LITTLE_ENDIAN.erased()).unwrap();
+    (image.sop_instance_uid, bytes)
+}
+
+fn node(settings: &[&str]) -> (tempfile::TempDir, Node) {
+    let root = tempfile::tempdir().unwrap();
+    let node = Node::start(root.path(), settings);
+    (root, node)
+}
+
+fn connect(address: SocketAddr) -> TcpStream {
+    let socket = TcpStream::connect(address).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket
+}
+
+/// Everything until the node closes; a reset counts as closed.
+fn rest(socket: &mut TcpStream) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut buffer = [0; 4096];
+    loop {
+        match socket.read(&mut buffer) {
+            Ok(0) => return bytes,
+            Ok(n) => bytes.extend_from_slice(&buffer[..n]),
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return bytes,
+            Err(error) => panic!("the node neither answered nor closed: {error}"),
+        }
+    }
+}
+
+/// An honest peer is served: what every test here ends with.
+fn is_well(node: &Node, n: u32) {
+    let (uid, bytes) = image(n);
+    let mut sender = Sender::open(node.address(), NODE_AE).unwrap();
+    assert_eq!(sender.store(&uid, &bytes).unwrap(), Status::SUCCESS);
+    sender.release().unwrap();
+}
+
+fn no_partial_files(root: &tempfile::TempDir) {
+    until("leftovers are removed", PATIENCE, || files_below(root.path(), ".part").is_empty());
+}
+
+/// Reason of an A-ABORT from the service provider. PS3.8 §9.3.8.
+fn abort_reason(bytes: &[u8]) -> Option<u8> {
+    match bytes {
+        [0x07, _, 0, 0, 0, 4, _, _, 2, reason] => Some(*reason),
+        _ => None,
+    }
+}
+
+#[test]
+fn garbage_before_an_association_is_aborted_as_an_unrecognized_pdu() {
+    let (_root, node) = node(&[]);
+    let mut socket = connect(node.address());
+    socket.write_all(b"GET / HTTP/1.1\r\nHost: node\r\n\r\n").unwrap();
+    assert_eq!(abort_reason(&rest(&mut socket)), Some(1));
+    is_well(&node, 1);
+}
+
+#[test]
+fn a_request_that_claims_four_gigabytes_is_refused_without_memory() {
+    let (_root, node) = node(&[]);
+    let mut socket = connect(node.address());
+    socket.write_all(&[0x01, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0, 1]).unwrap();
+    assert_eq!(abort_reason(&rest(&mut socket)), Some(6));
+    #[cfg(target_os = "linux")]
+    assert!(resident_mb(node.id()) < 64, "{} MB", resident_mb(node.id()));
+    is_well(&node, 1);
+}
+
+#[test]
+fn half_a_request_ends_at_the_artim_timeout_and_blocks_nobody() {
+    let (_root, node) = node(&["node.timeouts.association_s=0.5"]);
+    let mut slow: Vec<TcpStream> = (0..20).map(|_| connect(node.address())).collect();
+    for socket in &mut slow {
+        socket.write_all(&[0x01, 0, 0, 0, 1, 0, 0, 1]).unwrap();
+    }
+    is_well(&node, 1);
+    for socket in &mut slow {
+        assert!(rest(socket).is_empty());
+    }
+}
+
+#[test]
+fn a_peer_that_sends_a_byte_at_a_time_cannot_stretch_the_artim_timer() {
+    let (_root, node) = node(&["node.timeouts.association_s=0.5"]);
+    let mut socket = connect(node.address());
+    socket.set_nodelay(true).unwrap();
+    let started = Instant::now();
+    // Writes fail once the node has closed; a timer that starts anew with every byte would let this go on for 60 s.
+    let mut sent = 0;
+    while sent < 600 && socket.write_all(&[0x01]).is_ok() {
+        sent += 1;
+        let mut gone = [0];
+        socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        if matches!(socket.read(&mut gone), Ok(_)) {
+            break;
+        }
+    }
+    assert!(sent < 600, "the node still read after {:?}", started.elapsed());
+    is_well(&node, 1);
+}
+
+#[test]
+fn five_hundred_connections_that_say_nothing_leave_room_for_an_honest_one() {
+    let (_root, node) = node(&[]);
+    let idle: Vec<TcpStream> = (0..500).map(|_| connect(node.address())).collect();
+    is_well(&node, 1);
+    drop(idle);
+}
+
+#[test]
+fn a_pdu_over_the_announced_length_is_aborted() {
+    let (root, node) = node(&["node.limits.pdu_length=16384"]);
+    let mut sender = Sender::open(node.address(), NODE_AE).unwrap();
+    sender.write(&[0x04, 0, 0, 0, 0x40, 0x01, 0, 0, 0, 0]).unwrap();
+    let failure = sender.status().unwrap_err();
+    assert!(matches!(failure.kind(), std::io::ErrorKind::ConnectionAborted), "{failure:?}");
+    no_partial_files(&root);
+    is_well(&node, 1);
+}
+
+#[test]
+fn a_fragment_that_claims_more_than_its_pdu_is_aborted() {
+    let (_root, node) = node(&[]);
+    let mut sender = Sender::open(node.address(), NODE_AE).unwrap();
+    sender.write(&[0x04, 0, 0, 0, 0, 8, 0, 0, 0xFF, 0xFF, 1, 3, 0, 0]).unwrap();
+    assert!(sender.status().is_err());
+    is_well(&node, 1);
+}
+
+#[test]
+fn a_peer_that_vanishes_in_the_middle_of_an_object_leaves_nothing() {
+    let (root, node) = node(&[]);
+    let (uid, bytes) = image(1);
+    let mut sender = Sender::open(node.address(), NODE_AE).unwrap();
+    let whole = sender.message(uids::RT_IMAGE_STORAGE, &uid, &bytes);
+    sender.write(&whole[..whole.len() - 100]).unwrap();
+    until("the object is under way", PATIENCE, || !files_below(root.path(), ".part").is_empty());
+    drop(sender);
+    no_partial_files(&root);
+    let catalog = Catalog::open_readonly(&root.path().join("images")).unwrap();
+    assert!(catalog.sessions(&SessionFilter::default()).unwrap().is_empty());
+    is_well(&node, 1);
+}
+
+#[test]
+fn a_peer_that_stalls_in_the_middle_of_an_object_ends_at_the_pdu_timeout() {
+    let (root, node) = node(&["node.timeouts.pdu_s=0.5"]);
+    let (uid, bytes) = image(1);
+    let mut sender = Sender::open(node.address(), NODE_AE).unwrap();
+    let whole = sender.message(uids::RT_IMAGE_STORAGE, &uid, &bytes);
+    sender.write(&whole[..whole.len() - 100]).unwrap();
+    let failure = sender.status().unwrap_err();
+    assert!(matches!(failure.kind(), std::io::ErrorKind::ConnectionAborted), "{failure:?}");
+    no_partial_files(&root);
+}
+
+#[test]
+fn an_idle_association_ends_at_the_idle_timeout() {
+    let (_root, node) = node(&["node.timeouts.idle_s=0.5"]);
+    let mut sender = Sender::open(node.address(), NODE_AE).unwrap();
+    let failure = sender.status().unwrap_err();
+    assert!(matches!(failure.kind(), std::io::ErrorKind::ConnectionAborted), "{failure:?}");
+}
+
+#[test]
+fn statuses_tell_cut_mismatched_and_unadmitted_objects_apart_and_the_association_goes_on() {
+    let (root, node) = node(&["node.access.patients=['QA*', 'SIM*']"]);
+    let (uid, bytes) = image(1);
+    let mut sender = Sender::open(node.address(), NODE_AE).unwrap();
+    let stranger = RtImage { patient_id: "CLINICAL".into(), rows: 16, columns: 16, ..RtImage::default() };
+    let mut strange = Vec::new();
+    stranger.data_set().write_dataset_with_ts(&mut strange, &IMPLICIT_VR_LITTLE_ENDIAN.erased()).unwrap();
+    assert_eq!(sender.store(&uid, &bytes[..bytes.len() - 3]).unwrap(), Status::CANNOT_UNDERSTAND);
+    assert_eq!(sender.store("1.2.3", &bytes).unwrap(), Status::DATA_SET_MISMATCH);
+    assert_eq!(sender.store("../../../etc/cron.d/x", &bytes).unwrap(), Status::INVALID_INSTANCE);
+    assert_eq!(sender.store_as(uids::RT_PLAN_STORAGE, &uid, &bytes).unwrap(), Status::CLASS_NOT_SUPPORTED);
+    assert_eq!(sender.store(&stranger.sop_instance_uid, &strange).unwrap(), Status::NOT_AUTHORIZED);
+    sender.release().unwrap();
+    no_partial_files(&root);
+    assert!(!node.log().contains("CLINICAL"), "no patient identity in the log");
+    assert!(files_below(root.path(), ".dcm").is_empty());
+}
+
+#[test]
+fn a_full_quota_is_out_of_resources_and_harms_nothing_that_is_there() {
+    let (root, node) = node(&["images.quota_bytes=2500"]);
+    let mut sender = Sender::open(node.address(), NODE_AE).unwrap();
+    let statuses: Vec<Status> = (1..=4)
+        .map(|n| {
+            let (uid, bytes) = image(n);
+            sender.store(&uid, &bytes).unwrap()
+        })
+        .collect();
+    assert_eq!(statuses.first(), Some(&Status::SUCCESS));
+    assert_eq!(statuses.last(), Some(&Status::OUT_OF_RESOURCES));
+    let stored = statuses.iter().filter(|s| **s == Status::SUCCESS).count();
+    assert_eq!(files_below(root.path(), ".dcm").len(), stored);
+    no_partial_files(&root);
+}
+
+#[test]
+fn an_operation_that_we_do_not_know_is_answered_and_an_unknown_context_aborted() {
+    let (_root, node) = node(&[]);
+    let mut sender = Sender::open(node.address(), NODE_AE).unwrap();
+    let get = Command::request(CommandField::Unknown(0x0010), 1, uids::RT_IMAGE_STORAGE);
+    sender.write(&message::encode(1, &get, &[], 0)).unwrap();
+    assert_eq!(sender.status().unwrap(), Status::UNRECOGNIZED_OPERATION);
+    let echo = Command::request(CommandField::CEchoRq, 2, uids::VERIFICATION);
+    sender.write(&message::encode(99, &echo, &[], 0)).unwrap();
+    assert!(sender.status().is_err());
+}
+
+fn associate(address: SocketAddr, calling: &str, called: &str) -> Result<(), String> {
+    ClientAssociationOptions::new()
+        .calling_ae_title(calling)
+        .called_ae_title(called)
+        .read_timeout(PATIENCE)
+        .with_abstract_syntax(uids::VERIFICATION)
+        .establish(address)
+        .map(|_| ())
+        .map_err(|e| format!("{e:?}"))
+}
+
+#[test]
+fn admission_follows_the_settings() {
+    let (_root, closed) = node(&["node.access.calling_ae=['ARIA*']"]);
+    associate(closed.address(), "ARIA_DB", NODE_AE).unwrap();
+    assert!(
+        associate(closed.address(), "STRANGER", NODE_AE).unwrap_err().contains("CallingAETitleNotRecognized")
+    );
+    assert!(
+        associate(closed.address(), "ARIA_DB", "OTHER").unwrap_err().contains("CalledAETitleNotRecognized")
+    );
+    let (_root, elsewhere) = node(&["node.access.networks=['10.0.0.0/8']"]);
+    assert!(associate(elsewhere.address(), "ARIA_DB", NODE_AE).unwrap_err().contains("NoReasonGiven"));
+    let (_root, here) = node(&["node.access.networks=['127.0.0.0/8']", "node.access.check_called_ae=false"]);
+    associate(here.address(), "ANY", "ANY").unwrap();
+}
+
+#[test]
+fn associations_over_the_limits_are_rejected_as_transient_and_come_in_when_others_leave() {
+    for limit in ["node.limits.associations=2", "node.limits.associations_per_peer=2"] {
+        let (_root, node) = node(&[limit]);
+        let first = Sender::open(node.address(), NODE_AE).unwrap();
+        let _second = Sender::open(node.address(), NODE_AE).unwrap();
+        let refused = associate(node.address(), "THIRD", NODE_AE).unwrap_err();
+        assert!(refused.contains("Transient") && refused.contains("LocalLimitExceeded"), "{refused}");
+        first.release().unwrap();
+        until("a place is free", PATIENCE, || associate(node.address(), "THIRD", NODE_AE).is_ok());
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_stop_lets_the_running_transfer_finish_and_ends_idle_peers_at_once() {
+    let (root, node) = node(&["node.timeouts.drain_s=20"]);
+    let (uid, bytes) = image(1);
+    let mut busy = Sender::open(node.address(), NODE_AE).unwrap();
+    let mut idle = Sender::open(node.address(), NODE_AE).unwrap();
+    let whole = busy.message(uids::RT_IMAGE_STORAGE, &uid, &bytes);
+    let (early, late) = whole.split_at(whole.len() - 50);
+    busy.write(early).unwrap();
+    until("the object is under way", PATIENCE, || !files_below(root.path(), ".part").is_empty());
+    let stopping = std::thread::spawn(move || node.terminate());
+    assert!(idle.status().is_err(), "the idle peer is told");
+    busy.write(late).unwrap();
+    assert_eq!(busy.status().unwrap(), Status::SUCCESS);
+    assert!(stopping.join().unwrap().success());
+    assert_eq!(files_below(root.path(), ".dcm").len(), 1);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_stop_does_not_wait_longer_than_the_drain_deadline() {
+    let (root, node) = node(&["node.timeouts.drain_s=0.5"]);
+    let (uid, bytes) = image(1);
+    let mut stuck = Sender::open(node.address(), NODE_AE).unwrap();
+    let whole = stuck.message(uids::RT_IMAGE_STORAGE, &uid, &bytes);
+    stuck.write(&whole[..whole.len() - 50]).unwrap();
+    until("the object is under way", PATIENCE, || !files_below(root.path(), ".part").is_empty());
+    assert!(node.terminate().success());
+    assert!(stuck.status().is_err());
+    assert!(files_below(root.path(), ".part").is_empty());
+}
+
+#[test]
+fn an_object_of_any_size_needs_the_same_memory() {
+    let (root, node) = node(&["images.durability=rename"]);
+    let (uid, _) = image(1);
+    let mut head = Vec::new();
+    let image = RtImage { sop_instance_uid: uid.clone(), rows: 1, columns: 1, ..RtImage::default() };
+    image.data_set().write_dataset_with_ts(&mut head, &IMPLICIT_VR_LITTLE_ENDIAN.erased()).unwrap();
+    // The pixel data comes last: its length is rewritten to 500 MB, and as many bytes follow.
+    let at = head.windows(4).rposition(|w| w == [0xE0, 0x7F, 0x10, 0x00]).unwrap();
+    head.truncate(at + 4);
+    const PIXELS: u32 = 500 << 20;
+    head.extend(PIXELS.to_le_bytes());
+    let mut sender = Sender::open(node.address(), NODE_AE).unwrap();
+    let mut command = Command::request(CommandField::CStoreRq, 1, uids::RT_IMAGE_STORAGE);
+    command.sop_instance_uid = Some(uid);
+    command.has_data_set = true;
+    sender.write(&message::encode(1, &command, &[], 0)).unwrap();
+    let mut fragment = |bytes: &[u8], last: bool| {
+        let length = bytes.len() as u32 + 2;
+        let mut pdu = vec![0x04, 0];
+        pdu.extend((length + 4).to_be_bytes());
+        pdu.extend(length.to_be_bytes());
+        pdu.extend([1, if last { 2 } else { 0 }]);
+        pdu.extend(bytes);
+        sender.write(&pdu).unwrap();
+    };
+    fragment(&head, false);
+    let block = vec![0u8; 100 << 10];
+    let blocks = PIXELS as usize / block.len();
+    for n in 0..blocks {
+        fragment(&block, n + 1 == blocks);
+    }
+    assert_eq!(sender.status().unwrap(), Status::SUCCESS);
+    #[cfg(target_os = "linux")]
+    assert!(peak_mb(node.id()) < 64, "{} MB", peak_mb(node.id()));
+    let files = files_below(root.path(), ".dcm");
+    assert!(std::fs::metadata(&files[0]).unwrap().len() > u64::from(PIXELS));
+}
+
+#[test]
+fn an_echo_is_answered() {
+    let (_root, node) = node(&[]);
+    let mut association = ClientAssociationOptions::new()
+        .calling_ae_title("ANY")
+        .called_ae_title(NODE_AE)
+        .with_abstract_syntax(uids::VERIFICATION)
+        .establish(node.address())
+        .unwrap();
+    let echo = Command::request(CommandField::CEchoRq, 1, uids::VERIFICATION);
+    association.inner_stream().write_all(&message::encode(1, &echo, &[], 0)).unwrap();
+    assert_eq!(read_status(association.inner_stream()).unwrap(), Status::SUCCESS);
+}
+
+#[cfg(target_os = "linux")]
+fn status_mb(process: u32, key: &str) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = text.lines().find(|l| l.starts_with(key)).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
+}
+
+#[cfg(target_os = "linux")]
+fn resident_mb(process: u32) -> u64 {
+    status_mb(process, "VmRSS:")
+}
+
+#[cfg(target_os = "linux")]
+fn peak_mb(process: u32) -> u64 {
+    status_mb(process, "VmHWM:")
+}
