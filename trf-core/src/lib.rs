@@ -21,6 +21,7 @@ pub mod metersetmap;
 #[cfg(feature = "parquet")]
 pub mod parquet;
 pub mod reader;
+mod report;
 pub mod rtplan;
 pub mod summary;
 pub mod table;

@@ -114,3 +114,23 @@ fn a_check_is_finite_numbers_in_json() {
     assert!(beam["per_leaf_mm"][0]["name"].as_str().unwrap().starts_with('Y'));
     assert!(beam.get("planned_map").is_none(), "maps are not for JSON");
 }
+
+#[test]
+fn a_check_is_a_page() {
+    let Some(root) = data::root() else { return };
+    let record = data::record(&root, "v1_imrt_3field_pair");
+    let check =
+        check_delivery(&record, &plan(&root, "ltbreast_2groups_pair"), &CheckOptions::default()).unwrap();
+    let page = check.to_png().unwrap();
+    if let Some(path) = std::env::var_os("PAGE_TO") {
+        std::fs::write(path, &page).unwrap();
+    }
+    let mut reader = png::Decoder::new(std::io::Cursor::new(&page)).read_info().unwrap();
+    let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
+    reader.next_frame(&mut pixels).unwrap();
+    let mut colours: Vec<&[u8]> = pixels.chunks_exact(3).collect();
+    colours.sort_unstable();
+    colours.dedup();
+    assert!(colours.len() > 300, "maps have many colours: {}", colours.len());
+    assert!(reader.info().height > 2 * reader.info().width / 3);
+}
