@@ -62,7 +62,7 @@ fn band(canvas: &mut Canvas, top: i64, beam: &BeamCheck) {
     canvas.fill(MARGIN, top, WIDTH - 2 * MARGIN, 2, GREY);
     let name = beam.name.as_deref().map(|name| format!(" {name:?}")).unwrap_or_default();
     canvas.text(MARGIN, top + 14, &format!("Beam {}{name}", beam.number), Font::Title, BLACK);
-    canvas.text(MARGIN, top + 42, &headline(beam), Font::Small, BLACK);
+    canvas.text(MARGIN, top + 42, &beam.headline(), Font::Small, BLACK);
 
     let maps_top = top + 76;
     let step = (WIDTH - 2 * MARGIN) / 3;
@@ -88,25 +88,37 @@ fn band(canvas: &mut Canvas, top: i64, beam: &BeamCheck) {
     numbers(canvas, MARGIN + step * 2 - 30, lower, beam);
 }
 
-/// Dose and gamma in one line.
-pub(crate) fn headline(beam: &BeamCheck) -> String {
-    let percent = beam.difference_percent.map(|percent| format!(" ({percent:+.2} %)")).unwrap_or_default();
-    let criteria = &beam.gamma.criteria;
-    let kind = if criteria.local { "local" } else { "global" };
-    let rate =
-        beam.gamma.pass_rate_percent.map_or("no points".to_owned(), |rate| format!("{rate:.1} % pass"));
-    format!(
-        "planned {:.2} MU, delivered {:.2} MU, {:+.2} MU{percent};  gamma {} % {} mm {kind}, cutoff {} %: {rate} ({} points, mean {}, max {})",
-        beam.planned_mu,
-        beam.delivered_mu,
-        beam.difference_mu,
-        criteria.dose_percent,
-        criteria.distance_mm,
-        criteria.lower_dose_cutoff_percent,
-        beam.gamma.n_points,
-        number(beam.gamma.mean),
-        number(beam.gamma.max),
-    )
+impl BeamCheck {
+    /// Dose and gamma in one line, for people.
+    pub fn headline(&self) -> String {
+        // Rounded first, so that nothing reads "-0.00".
+        let signed = |value: f64| format!("{:+.2}", (value * 100.0).round() / 100.0 + 0.0);
+        let percent =
+            self.difference_percent.map(|percent| format!(" ({} %)", signed(percent))).unwrap_or_default();
+        let criteria = &self.gamma.criteria;
+        let kind = if criteria.local { "local" } else { "global" };
+        let rate =
+            self.gamma.pass_rate_percent.map_or("no points".to_owned(), |rate| format!("{rate:.1} % pass"));
+        format!(
+            "planned {:.2} MU, delivered {:.2} MU, {} MU{percent};  gamma {} % {} mm {kind}, cutoff {} %: {rate} ({} points, mean {}, max {})",
+            self.planned_mu,
+            self.delivered_mu,
+            signed(self.difference_mu),
+            criteria.dose_percent,
+            criteria.distance_mm,
+            criteria.lower_dose_cutoff_percent,
+            self.gamma.n_points,
+            number(self.gamma.mean),
+            number(self.gamma.max),
+        )
+    }
+
+    /// The leaves with the largest errors first.
+    pub fn worst_leaves(&self) -> Vec<&LeafErrors> {
+        let mut leaves: Vec<&LeafErrors> = self.positions.per_leaf_mm.iter().collect();
+        leaves.sort_by(|a, b| b.max_mm().total_cmp(&a.max_mm()));
+        leaves
+    }
 }
 
 /// Two decimals, or a dash for what was not measured.
@@ -140,7 +152,7 @@ fn histogram(canvas: &mut Canvas, left: i64, top: i64, beam: &BeamCheck) {
     canvas.fill(left, bottom, BIN * counts.len() as i64, 1, BLACK);
     let bins = counts.len() as i64;
     for (part, label) in [
-        (0, "≤-2"),
+        (0, "<-2"),
         (5, "-1.5"),
         (10, "-1"),
         (15, "-0.5"),
@@ -148,11 +160,10 @@ fn histogram(canvas: &mut Canvas, left: i64, top: i64, beam: &BeamCheck) {
         (25, "0.5"),
         (30, "1"),
         (35, "1.5"),
-        (40, "≥2"),
+        (40, ">2"),
     ] {
         if part < bins {
-            let label = label.replace('≤', "<").replace('≥', ">");
-            canvas.text_centred(left + part * BIN + BIN / 2, bottom + 5, &label, Font::Small, BLACK);
+            canvas.text_centred(left + part * BIN + BIN / 2, bottom + 5, label, Font::Small, BLACK);
         }
     }
     canvas.text_centred(
@@ -167,9 +178,7 @@ fn histogram(canvas: &mut Canvas, left: i64, top: i64, beam: &BeamCheck) {
 fn worst_leaves(canvas: &mut Canvas, left: i64, top: i64, beam: &BeamCheck) {
     const PIXELS_PER_MM: f64 = 45.0;
     canvas.text(left, top, "Worst leaves, beam on: 95 % and largest error, mm", Font::Small, BLACK);
-    let mut leaves: Vec<&LeafErrors> = beam.positions.per_leaf_mm.iter().collect();
-    leaves.sort_by(|a, b| b.max_mm().total_cmp(&a.max_mm()));
-    for (row, leaf) in (0..).zip(leaves.into_iter().take(N_WORST)) {
+    for (row, leaf) in (0..).zip(beam.worst_leaves().into_iter().take(N_WORST)) {
         let y = top + LINE + 8 + row * LINE;
         let Some(errors) = leaf.errors.beam_on else { continue };
         canvas.text(left, y, &format!("{:<10} {:<10}", leaf.name, leaf.iec_name), Font::Small, BLACK);

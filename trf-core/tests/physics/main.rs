@@ -6,10 +6,12 @@
     reason = "a test may panic, and says what it skips"
 )]
 
+mod anywhere;
 mod check;
 mod data;
 mod delivery;
 mod gamma;
+mod made;
 mod metersetmap;
 mod npz;
 mod peer;

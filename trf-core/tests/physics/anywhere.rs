@@ -1,0 +1,102 @@
+//! The whole way on plans and records that the tests make: writer, reader, delivery, plan, check.
+
+use proptest::prelude::*;
+use trf_core::check::{CheckOptions, check_delivery};
+use trf_core::rtplan::{RtPlan, Scope, WriteOptions};
+use trf_core::{Delivery, MetersetSource, Record, Version};
+
+use crate::{made, rt_beams};
+
+const VERSIONS: [Version; 4] = [Version::V1, Version::V2, Version::V3, Version::V4];
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    #[test]
+    fn a_written_record_delivers_what_was_written(
+        version in 0_usize..4,
+        n_cp in 2_usize..40,
+        first_gantry_deg in -179_i32..100,
+        counts in 1_u32..200,
+    ) {
+        let mu_per_cp = f64::from(counts) / 64.0;
+        let beam = made::sliding_window(n_cp, f64::from(first_gantry_deg), 0.5, mu_per_cp);
+        let record = Record::from_bytes(made::record(&[&beam, &beam], VERSIONS[version])).unwrap();
+        let delivery = Delivery::from_record(&record, MetersetSource::RawCounter).unwrap();
+        let expected = Delivery::merge([&beam, &beam]).unwrap();
+        prop_assert_eq!(delivery.meterset_mu(), expected.meterset_mu());
+        prop_assert_eq!(delivery.mlc_mm(), expected.mlc_mm());
+        prop_assert_eq!(delivery.jaw_mm(), expected.jaw_mm());
+        prop_assert_eq!(delivery.gantry_bipolar_deg(), expected.gantry_bipolar_deg());
+    }
+}
+
+#[test]
+fn the_counter_wraps_and_the_delivery_runs_on() {
+    let beam = made::sliding_window(30, 0.0, 0.0, 50.0);
+    let record = Record::from_bytes(made::record(&[&beam], Version::V1)).unwrap();
+    let delivery = Delivery::from_record(&record, MetersetSource::RawCounter).unwrap();
+    assert_eq!(delivery.meterset_mu(), beam.meterset_mu(), "1450 MU, where the counter wraps at 1024");
+}
+
+#[test]
+fn plans_are_read_with_any_jaws() {
+    let beam = made::sliding_window(6, -30.0, 4.0, 10.0);
+    for jaws in [&["ASYMY"][..], &["Y"], &["ASYMX", "ASYMY"], &["X", "Y"], &["Y", "X"]] {
+        let plan = RtPlan::from_bytes(&made::plan(&[(7, &beam)], jaws)).unwrap();
+        let delivery = plan.delivery(None, Scope::Full).unwrap();
+        assert_eq!((delivery.jaw_mm(), delivery.mlc_mm()), (beam.jaw_mm(), beam.mlc_mm()), "{jaws:?}");
+        assert_eq!(plan.delivery(None, Scope::Compatible).is_ok(), jaws == ["ASYMY"], "{jaws:?}");
+    }
+    // Without Y jaws the field ends with the leaves.
+    let plan = RtPlan::from_bytes(&made::plan(&[(7, &beam)], &["ASYMX"])).unwrap();
+    assert_eq!(plan.delivery(None, Scope::Full).unwrap().jaw_at(0), Some([200.0, 200.0]));
+}
+
+#[test]
+fn a_delivered_arc_passes_its_check_and_a_shifted_leaf_is_found() {
+    let planned = made::sliding_window(40, -100.0, 2.0, 2.0);
+    let plan = RtPlan::from_bytes(&made::plan(
+        &[(1, &planned), (2, &made::sliding_window(5, 90.0, 0.0, 1.0))],
+        &["ASYMY"],
+    ))
+    .unwrap();
+    let record = Record::from_bytes(made::record(&[&planned], Version::V3)).unwrap();
+    let check = check_delivery(&record, &plan, &CheckOptions::default()).unwrap();
+    assert_eq!((check.beams[0].number, check.beams_not_in_record.as_slice()), (1, [2].as_slice()));
+    assert_eq!(check.beams[0].gamma.pass_rate_percent, Some(100.0));
+    assert!(check.beams[0].positions.leaves_mm.beam_on.unwrap().max < 1e-9);
+
+    let mut columns = planned.clone().into_columns();
+    for control_point in columns.mlc_mm.chunks_exact_mut(160) {
+        control_point[2 * 41] += 5.0;
+    }
+    let shifted = Delivery::new(columns, 80).unwrap();
+    let record = Record::from_bytes(made::record(&[&shifted], Version::V3)).unwrap();
+    let check = check_delivery(&record, &plan, &CheckOptions::default()).unwrap();
+    let beam = &check.beams[0];
+    assert_eq!(beam.worst_leaves()[0].name, "Y1 Leaf 42");
+    assert!((beam.worst_leaves()[0].max_mm() - 5.0).abs() < 1e-9);
+    assert!(
+        (beam.worst_leaves()[0].errors.beam_on.unwrap().mean - 5.0).abs() < 1e-9,
+        "positive is open too far"
+    );
+    assert!(beam.worst_leaves()[1].max_mm() < 1e-9);
+    assert!(beam.gamma.pass_rate_percent.unwrap() < 100.0);
+    assert!(!check.to_png().unwrap().is_empty());
+}
+
+#[test]
+fn what_was_delivered_becomes_a_valid_plan() {
+    let beams = [made::sliding_window(12, -50.0, 3.0, 4.0), made::sliding_window(9, 120.0, 0.0, 2.5)];
+    let plan =
+        RtPlan::from_bytes(&made::plan(&[(3, &beams[0]), (1, &beams[1])], &["ASYMX", "ASYMY"])).unwrap();
+    let record = Record::from_bytes(made::record(&[&beams[0], &beams[1]], Version::V4)).unwrap();
+    let delivery = Delivery::from_record(&record, MetersetSource::RawCounter).unwrap();
+    let written = plan.with_delivery(&delivery, None, &WriteOptions::default()).unwrap();
+    rt_beams::assert_valid(written.dataset(), "made");
+    let reread = RtPlan::from_bytes(&written.to_bytes().unwrap()).unwrap();
+    assert_eq!(reread.label().as_deref(), Some("SLIDING_LOG"));
+    let delivered = reread.delivery(None, Scope::Full).unwrap();
+    assert_eq!(delivered.mlc_mm(), Delivery::merge(&beams).unwrap().mlc_mm());
+    assert!((delivered.total_mu() - delivery.total_mu()).abs() < 1e-4);
+}
