@@ -96,7 +96,6 @@ fn state(live: &Live, now: DateTime<Utc>) -> Result<serde_json::Value, Failure> 
 /// Records of the listener's archive that match, oldest first.
 #[pyfunction]
 #[pyo3(signature = (linac=None, patient=None, day=None, *, without_mu=false, dir=None, config=None))]
-#[expect(clippy::too_many_arguments, reason = "keywords of a Python function")]
 fn icom_deliveries(
     py: Python<'_>,
     linac: Option<String>,

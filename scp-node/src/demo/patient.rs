@@ -81,6 +81,11 @@ pub struct Instance {
 }
 
 impl Instance {
+    /// An object that somebody else made, pixels and all.
+    pub fn whole(object: InMemDicomObject) -> Self {
+        Self { header: object, phantom: None, drawn: None }
+    }
+
     /// Draws the pixels now, so that a move that is timed does not wait for them.
     pub fn draw(&mut self) {
         self.drawn = self.phantom.map(|p| p.pixels().into());

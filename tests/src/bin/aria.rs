@@ -51,7 +51,7 @@ fn read(directory: &Path) -> Result<Vec<Instance>, Failure> {
     let mut instances = Vec::new();
     for entry in std::fs::read_dir(directory)? {
         let object = dicom_object::open_file(entry?.path())?;
-        instances.push(Instance { header: object.into_inner(), phantom: None });
+        instances.push(Instance::whole(object.into_inner()));
     }
     Ok(instances)
 }
