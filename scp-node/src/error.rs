@@ -165,6 +165,14 @@ impl Error {
                 }
                 _ => "check the address, the network and the firewall".into(),
             },
+            Self::Catalog { source, .. }
+                if matches!(
+                    source.sqlite_error_code(),
+                    Some(rusqlite::ErrorCode::ReadOnly | rusqlite::ErrorCode::CannotOpen | rusqlite::ErrorCode::PermissionDenied)
+                ) =>
+            {
+                "give this account the right to write in images.root, by membership in the group of the service's account".into()
+            }
             Self::Catalog { .. } => "close programs that hold the file; if it is damaged, `scp-node reindex` rebuilds it from the images".into(),
             Self::Settings { .. } => "`scp-node config check` explains every setting".into(),
             Self::Unsupported { .. } | Self::Cancelled => String::new(),

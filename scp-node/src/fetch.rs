@@ -48,7 +48,7 @@ pub struct FetchRequest {
     pub date: Option<NaiveDate>,
     /// Only sessions acquired before this.
     pub before: Option<NaiveDateTime>,
-    /// One value that Image Type must hold, or several, separated by `\`, that it must begin with.
+    /// One value that Image Type must hold, or several, separated by `\`, that it must be.
     pub image_type: Option<String>,
     /// The imager's beam (kV) instead of the treatment beam (MV).
     pub kv: bool,

@@ -10,11 +10,13 @@ pub mod explain;
 pub mod inquiry;
 pub mod listing;
 pub mod query;
+pub mod resolver;
 
 pub use archive::{Archive, Echo, FindOutcome, MoveOutcome};
 pub use association::{Association, Peer};
 pub use inquiry::Inquiry;
 pub use listing::{ListedImage, ListedPlan, ListedSeries};
+pub use resolver::plan_by_uid;
 
 /// Verification SOP class. PS3.4 §A.4.
 pub const VERIFICATION: &str = "1.2.840.10008.1.1";

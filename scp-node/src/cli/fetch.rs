@@ -29,7 +29,7 @@ pub(super) struct Args {
     /// Images acquired on this day instead of the newest.
     #[arg(long, value_name = "YYYY-MM-DD")]
     date: Option<NaiveDate>,
-    /// Only images whose Image Type holds this value, such as PORTAL.
+    /// Only images whose Image Type holds this value, such as PORTAL; with backslashes, is exactly these values.
     #[arg(long, value_name = "VALUE")]
     image_type: Option<String>,
     /// kV images of the imager instead of MV images of the treatment beam.

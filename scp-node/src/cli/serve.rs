@@ -9,6 +9,7 @@ use tokio_util::task::TaskTracker;
 use super::{Context, logging};
 use crate::error::{Error, Result};
 use crate::images::{Catalog, Store};
+use crate::scu::resolver;
 use crate::{hooks, icom, scp};
 
 /// Runs the service: receives what the archive and others send, until Ctrl-C or a stop from the system.
@@ -53,6 +54,7 @@ async fn serve(context: &Context) -> Result<()> {
     let tasks = TaskTracker::new();
     tasks.spawn(completions(context, &store, shutdown.clone())?);
     tasks.spawn(linacs(settings.listener(), shutdown.clone()));
+    tasks.spawn(resolver::run(settings.clone(), store.subscribe(), shutdown.clone()));
     tasks.close();
     let received = scp::run(listener, settings, Arc::clone(&store), shutdown.clone()).await;
     // However the receiver ended, the other tasks end with it.

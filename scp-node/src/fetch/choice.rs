@@ -181,13 +181,13 @@ fn judge(
     if open { Verdict::Open } else { Verdict::Matches }
 }
 
-/// Whether an Image Type holds the wanted value, or begins with the wanted values when several are given.
+/// Whether an Image Type holds the wanted value, or is exactly the wanted values when several are given, as Aria matches.
 pub(super) fn is_of_type(image_type: &str, wanted: &str) -> bool {
     let values = |text: &'_ str| text.split('\\').map(|v| v.trim().to_uppercase()).collect::<Vec<_>>();
-    let (have, want) = (values(image_type), values(wanted.trim_matches('\\')));
+    let (have, want) = (values(image_type), values(wanted));
     match want.as_slice() {
         [one] => have.contains(one),
-        several => have.starts_with(several),
+        several => have == several,
     }
 }
 

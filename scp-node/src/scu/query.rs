@@ -75,13 +75,10 @@ pub fn plans(patient_id: &str, scope: Scope<'_>) -> Identifier {
     ])
 }
 
-/// One plan by its UID, whoever the patient is: relational.
-pub fn plan_by_uid(plan_uid: &Uid) -> Identifier {
-    let query = Identifier::new()
-        .text(LEVEL, "IMAGE")
-        .uids(SOP_INSTANCE, [plan_uid.as_str()])
-        .text(MODALITY, "RTPLAN");
-    query.returning(&[PATIENT_ID, STUDY, SERIES, SOP_CLASS, PLAN_LABEL, PLAN_DATE, PLAN_TIME])
+/// One plan of a patient by its UID: relational.
+pub fn plan_by_uid(patient_id: &str, plan_uid: &Uid) -> Identifier {
+    let query = scoped("IMAGE", patient_id, "RTPLAN", Scope::Patient).uids(SOP_INSTANCE, [plan_uid.as_str()]);
+    query.returning(&[SOP_CLASS, PLAN_LABEL, PLAN_DATE, PLAN_TIME])
 }
 
 /// RT Images with what a choice among them needs.

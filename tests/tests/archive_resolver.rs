@@ -1,0 +1,71 @@
+//! Labels of plans that images name: asked from the archive in the background, and the images filed under them.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use scp_node::images::{Catalog, SessionFilter, Store};
+use scp_node::names::AeTitle;
+use scp_node::scp;
+use scp_node::scu::resolver;
+use scp_node::settings::{ArchiveSettings, Settings};
+use tests::peers::objects::{RtImage, RtPlan};
+use tests::peers::{Destination, PeerArchive, free_port, run_tool};
+use tokio_util::sync::CancellationToken;
+
+async fn an_image_is_filed_under_its_label_once_the_archive_told_it(
+    start: fn(&[Destination]) -> Option<PeerArchive>,
+) {
+    let port = free_port();
+    let Some(archive) = start(&[Destination::new("NODE", port)]) else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let (plans, images) = (directory.path().join("plans"), directory.path().join("sent"));
+    RtPlan::default().write(&plans);
+    RtImage::default().write(&images);
+    archive.store(&plans);
+    let mut settings = Settings::default();
+    settings.node.ae_title = AeTitle::new("NODE").unwrap();
+    settings.node.bind = "127.0.0.1".parse().unwrap();
+    settings.node.port = port;
+    settings.images.root = directory.path().join("images");
+    let asked = AeTitle::new(archive.ae_title).unwrap();
+    settings.archives.push(ArchiveSettings::new("archive", asked, "localhost", archive.port));
+    let store = Arc::new(Store::open(&settings.images, &["*".to_owned()], 1 << 30).unwrap());
+    let shutdown = CancellationToken::new();
+    let listener = scp::bind(&settings.node).await.unwrap();
+    let (s, st, token) = (settings.clone(), Arc::clone(&store), shutdown.clone());
+    let receiver = tokio::spawn(async move { scp::run(listener, &s, st, token).await });
+    let resolver = tokio::spawn(resolver::run(settings.clone(), store.subscribe(), shutdown.clone()));
+    let sent = tokio::task::spawn_blocking(move || {
+        let port = port.to_string();
+        run_tool("storescu", &["-aec", "NODE", "+sd", "localhost", &port, images.to_str().unwrap()])
+    });
+    assert!(sent.await.unwrap().status.success());
+    let session = || {
+        let catalog = Catalog::open_readonly(&settings.images.root).unwrap();
+        catalog.newest_session(&SessionFilter::default()).unwrap().unwrap()
+    };
+    assert_eq!(session().plan_label, None, "the image is filed before its label is known");
+    assert!(session().directory.to_str().unwrap().contains("_unresolved"));
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+    while session().plan_label.is_none() {
+        assert!(tokio::time::Instant::now() < deadline, "{}: no label in time", archive.name);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(session().plan_label.as_deref(), Some("WL_10MV"));
+    assert!(session().directory.join("RI.2.25.900.1.1.1.dcm").is_file(), "{}", session().directory.display());
+    shutdown.cancel();
+    receiver.await.unwrap().unwrap();
+    resolver.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn orthanc_tells_the_label() {
+    an_image_is_filed_under_its_label_once_the_archive_told_it(PeerArchive::orthanc).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn qrscp_which_tells_no_labels_is_asked_for_the_plan() {
+    an_image_is_filed_under_its_label_once_the_archive_told_it(PeerArchive::qrscp).await;
+}
