@@ -11,7 +11,8 @@ import time
 
 import pytest
 
-from conftest import AXES, DEADLINE_S, ROOT, Offsets, need
+from archives import DEADLINE_S
+from conftest import AXES, ROOT, Offsets
 from qatrack_page import ZONE, Page, load_list
 
 PACK = ROOT / "testpacks" / "winston-lutz.tpk"
