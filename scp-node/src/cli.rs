@@ -1,6 +1,7 @@
 //! The command line: parse, call the library, print. One file per command, no logic here.
 
 mod config;
+mod demo;
 mod echo;
 mod fetch;
 mod find;
@@ -40,6 +41,7 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Demo(demo::Args),
     Serve(serve::Args),
     Echo(echo::Args),
     Find(find::Args),
@@ -87,6 +89,8 @@ pub fn main() -> ExitCode {
 
 fn run(cli: Cli, printer: Printer) -> Result<ExitCode> {
     match &cli.command {
+        // Its own settings, whatever the file says.
+        Command::Demo(args) => demo::run(args, printer),
         Command::Serve(args) => serve::run(args, &cli.context(printer)?),
         Command::Sessions(args) => sessions::run(args, &cli.context(printer)?),
         Command::Reindex(args) => sessions::reindex(args, &cli.context(printer)?),
