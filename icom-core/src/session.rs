@@ -395,7 +395,7 @@ impl Open {
         }
         record.end = frame.linac_time;
         record.received_to = received;
-        record.mu = self.meterset.total_mu();
+        record.mu = rounded(self.meterset.total_mu());
         record.messages += 1;
         record.bytes = record.bytes.saturating_add(len(frame.bytes.len()));
         record.unparsed_bytes = record.unparsed_bytes.saturating_add(len(frame.unparsed_len()));
@@ -428,7 +428,7 @@ impl Open {
         }
         if let Some(field) = fields.last_mut() {
             field.end = frame.linac_time;
-            field.mu += increase_mu;
+            field.mu = rounded(field.mu + increase_mu);
             fill(&mut field.rx_site, snapshot.rx_site.as_ref());
             fill(&mut field.energy, snapshot.energy.as_ref());
         }
@@ -442,6 +442,11 @@ impl Open {
 /// Two names that are both there and differ are two patients, whatever their ID says.
 fn other_name(record: Option<&String>, message: Option<&String>) -> bool {
     matches!((record, message), (Some(record), Some(message)) if record != message)
+}
+
+/// To 1e-6 MU: sums of differences else end in noise.
+fn rounded(mu: f64) -> f64 {
+    (mu * 1e6).round() / 1e6
 }
 
 fn fill(place: &mut Option<String>, value: Option<&String>) {

@@ -1,0 +1,134 @@
+//! `scp-node icom …` as an admin runs it.
+#![cfg(unix)]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+fn icom(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_scp-node"));
+    command.arg("icom").args(args).env("SCP_NODE_CONFIG", "/dev/null").stdin(Stdio::null());
+    command
+}
+
+/// Starts an emulated linac on a free port, gives it and its address.
+fn emulated(args: &[&str]) -> (Child, String) {
+    let mut child = icom(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stderr.as_mut().unwrap()).read_line(&mut line).unwrap();
+    let address = line.strip_prefix("emulated linac at ").unwrap().split(',').next().unwrap().to_owned();
+    (child, address)
+}
+
+fn text(output: &Output) -> (String, String) {
+    (
+        String::from_utf8_lossy(&output.stdout).into_owned(),
+        String::from_utf8_lossy(&output.stderr).into_owned(),
+    )
+}
+
+fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn records(dir: &Path) -> Vec<PathBuf> {
+    let patients = std::fs::read_dir(dir.join("patients")).into_iter().flatten();
+    let mut all: Vec<PathBuf> = patients
+        .flat_map(|dir| std::fs::read_dir(dir.unwrap().path()).into_iter().flatten())
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "xz"))
+        .collect();
+    all.sort();
+    all
+}
+
+fn stop(mut child: Child) -> Output {
+    Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    wait_for("the end of the process", || child.try_wait().unwrap().is_some());
+    child.wait_with_output().unwrap()
+}
+
+#[test]
+fn what_is_emulated_is_recorded_shown_and_replayed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut linac, address) = emulated(&[
+        "emulate",
+        "--port",
+        "0",
+        "--rate",
+        "400",
+        "--patients",
+        "2",
+        "--messages",
+        "40",
+        "--linger",
+        "--fault",
+        "split@20:700",
+        "--fault",
+        "duplicate@30",
+    ]);
+    let out = dir.path().join("out");
+    let listener = icom(&["listen", "--linac", &address, "--beam-off-wait", "0", "--out"])
+        .arg(&out)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    wait_for("two records", || records(&out).len() == 2);
+    let stopped = stop(listener);
+    assert!(stopped.status.success(), "{:?}", text(&stopped));
+    assert!(!text(&stopped).1.contains("PHYSICS"), "no patient in the log");
+    let mut report = String::new();
+    linac.stdout.as_mut().unwrap().read_to_string(&mut report).unwrap();
+    assert!(linac.wait().unwrap().success());
+    assert!(report.contains("link ended by its client, in order (FIN)"), "{report}");
+    assert!(out.join("live/127.0.0.1/003.txt").exists(), "PyMedPhys's ring");
+
+    let record = records(&out).swap_remove(0);
+    let info = icom(&["info", "--items"]).arg(&record).output().unwrap();
+    let (shown, _) = text(&info);
+    for part in
+        ["9434765910 PHYSICS, MOCK", "delivered 207.50 MU", "0 gaps, 1 repeats", "(300A,011E) DS R Gantry"]
+    {
+        assert!(shown.contains(part), "no {part:?} in {shown}");
+    }
+
+    let (mut replay, address) =
+        emulated(&["replay", record.to_str().unwrap(), "--to", "0", "--rate", "0", "--linger"]);
+    let again = dir.path().join("again");
+    let listener = icom(&["listen", "--linac", &address, "--beam-off-wait", "0", "--out"])
+        .arg(&again)
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    wait_for("all of it to be shown", || {
+        let live = icom_core::live::read_any_age(&again, "127.0.0.1");
+        live.is_ok_and(|live| live.snapshot.is_some_and(|s| s.meterset_mu == Some(87.5)))
+    });
+    assert!(stop(listener).status.success());
+    assert!(replay.wait().unwrap().success());
+    let replayed = records(&again).swap_remove(0);
+    assert_eq!(replayed.file_name(), record.file_name());
+    assert_eq!(icom_core::archive::read(&replayed).unwrap(), icom_core::archive::read(&record).unwrap());
+}
+
+#[test]
+fn errors_say_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let note = dir.path().join("note.txt");
+    std::fs::write(&note, "no record").unwrap();
+    let info = icom(&["info"]).arg(&note).output().unwrap();
+    assert_eq!(info.status.code(), Some(1));
+    let (_, error) = text(&info);
+    assert!(error.contains("expected a message with date and time") && error.contains("hint:"), "{error}");
+    let listen = icom(&["listen", "--linac", "host:icom", "--out"]).arg(dir.path()).output().unwrap();
+    let (_, error) = text(&listen);
+    assert!(listen.status.code() == Some(1) && error.contains("HOST:PORT"), "{error}");
+    let fault = icom(&["emulate", "--fault", "melt@3"]).output().unwrap();
+    assert_eq!(fault.status.code(), Some(2));
+}
