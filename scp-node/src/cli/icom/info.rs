@@ -19,7 +19,7 @@ pub(super) struct Info {
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
     /// Also lists all items of one message, with what is not understood verbatim.
-    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "0")]
+    #[arg(long, value_name = "N", num_args = 0..=1, require_equals = true, default_missing_value = "0")]
     items: Option<usize>,
 }
 
