@@ -174,6 +174,10 @@ fn judge(
     match image.beam {
         Some(found) if found == beam => {}
         Some(_) => return Verdict::Differs(Reason::OtherBeam),
+        // A picture that was computed has no beam, so that looking inside would not help.
+        None if image.image_type.as_deref().is_some_and(|t| is_of_type(t, "DRR")) => {
+            return Verdict::Differs(Reason::UnknownBeam);
+        }
         // One image may lack the unit though others have it: its header may still hold the voltage.
         None if !on_disk => open = true,
         None => return Verdict::Differs(Reason::UnknownBeam),

@@ -1,0 +1,279 @@
+//! What archives do wrong, and what no real peer can be made to do: the simulated Aria against the whole fetch.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use dicom_dictionary_std::tags;
+use scp_node::Error;
+use scp_node::demo::{AriaOptions, Faults, GeneratedPatient, PatientOptions, Rejection, SimulatedAria};
+use scp_node::dimse::Status;
+use scp_node::fetch::{FetchRequest, Fetched, Step, fetch};
+use scp_node::names::{AeTitle, Uid};
+use scp_node::scu::Archive;
+use scp_node::settings::{ArchiveSettings, Settings};
+use tests::peers::free_port;
+use tokio_util::sync::CancellationToken;
+
+struct Site {
+    aria: SimulatedAria,
+    patient: GeneratedPatient,
+    settings: Settings,
+    _directory: tempfile::TempDir,
+}
+
+impl Site {
+    async fn start(faults: Faults) -> Self {
+        let port = free_port();
+        let patient = GeneratedPatient::winston_lutz(&PatientOptions::small());
+        let options =
+            AriaOptions::new(patient.instances.clone(), "SCP_NODE", ([127, 0, 0, 1], port).into()).unwrap();
+        let aria = SimulatedAria::start(options).await.unwrap();
+        aria.set_faults(faults);
+        let directory = tempfile::tempdir().unwrap();
+        let mut settings = Settings::default();
+        settings.node.bind = "127.0.0.1".parse().unwrap();
+        settings.node.port = port;
+        settings.images.root = directory.path().join("images");
+        let mut archive =
+            ArchiveSettings::new("aria", aria.ae_title().clone(), "127.0.0.1", aria.address().port());
+        archive.connect_timeout_s = 1.0;
+        archive.response_timeout_s = 1.0;
+        settings.archives.push(archive);
+        Self { aria, patient, settings, _directory: directory }
+    }
+
+    fn wish(&self) -> FetchRequest {
+        FetchRequest { refresh: true, ..FetchRequest::new(&self.patient.patient_id, "WL_10MV") }
+    }
+
+    async fn fetch(&self, request: &FetchRequest) -> scp_node::Result<Fetched> {
+        fetch(request, &self.settings, &CancellationToken::new(), &mut |_| {}).await
+    }
+
+    async fn fails(&self) -> Error {
+        self.fetch(&self.wish()).await.unwrap_err()
+    }
+
+    /// The UIDs of the newest MV session of the plan that is in use.
+    fn newest(&self) -> BTreeSet<String> {
+        let plan = self.patient.plans.first().unwrap();
+        let session = self.patient.mv_session(plan, *plan.sessions.first().unwrap());
+        session.into_iter().map(|i| i.sop_instance_uid()).collect()
+    }
+
+    fn moves(&self) -> usize {
+        self.aria.asked().iter().filter(|a| a.what == "C-MOVE").count()
+    }
+}
+
+fn uids(fetched: &Fetched) -> BTreeSet<String> {
+    fetched.sessions.iter().flat_map(|s| &s.instances).map(|i| i.sop_instance_uid.clone()).collect()
+}
+
+fn contains(error: &Error, sentence: &str, hint: &str) {
+    assert!(error.to_string().contains(sentence), "{error}");
+    assert!(error.hint().contains(hint), "{error}\n{}", error.hint());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_plans_with_one_label_the_one_of_the_newest_images_is_taken_and_the_other_can_be_forced() {
+    let site = Site::start(Faults::default()).await;
+    let fetched = site.fetch(&site.wish()).await.unwrap();
+    assert_eq!(uids(&fetched), site.newest());
+    assert_eq!(fetched.moved, 4, "neither kV images nor computed ones are moved");
+    let (used, replaced) = (site.patient.plans.first().unwrap(), site.patient.plans.get(2).unwrap());
+    assert_eq!(fetched.plan_uid, used.uid);
+    let notice = fetched.notices.first().unwrap();
+    assert!(notice.contains("2 plans are called `WL_10MV`") && notice.contains(&replaced.uid), "{notice}");
+    let forced = FetchRequest { plan_uid: Uid::new(&replaced.uid), ..site.wish() };
+    let fetched = site.fetch(&forced).await.unwrap();
+    assert_eq!(fetched.plan_uid, replaced.uid);
+    let date = *replaced.sessions.first().unwrap();
+    let expected =
+        site.patient.mv_session(replaced, date).into_iter().map(|i| i.sop_instance_uid()).collect();
+    assert_eq!(uids(&fetched), expected);
+    // On a day on which only the replaced plan was used, its images decide.
+    let by_date = FetchRequest { date: Some(date), ..site.wish() };
+    assert_eq!(site.fetch(&by_date).await.unwrap().plan_uid, replaced.uid);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_answers_lack_is_read_from_the_objects() {
+    let unanswered = [
+        vec![tags::RT_PLAN_LABEL],
+        vec![tags::REFERENCED_RT_PLAN_SEQUENCE],
+        vec![tags::IMAGE_TYPE],
+        vec![tags::ACQUISITION_DATE, tags::ACQUISITION_TIME, tags::CONTENT_DATE, tags::CONTENT_TIME],
+        vec![tags::PRIMARY_DOSIMETER_UNIT],
+        vec![tags::NUMBER_OF_SERIES_RELATED_INSTANCES],
+    ];
+    for keys in unanswered {
+        for faults in [
+            Faults { missing_keys: keys.clone(), ..Faults::default() },
+            Faults { empty_keys: keys.clone(), ..Faults::default() },
+        ] {
+            let site = Site::start(faults).await;
+            let request = FetchRequest { image_type: Some("PORTAL".into()), ..site.wish() };
+            let fetched =
+                site.fetch(&request).await.unwrap_or_else(|e| panic!("{keys:?}: {e}\n{}", e.hint()));
+            assert_eq!(uids(&fetched), site.newest(), "{keys:?}");
+            let again = site.fetch(&request).await.unwrap();
+            assert_eq!((uids(&again), again.moved), (site.newest(), 0), "{keys:?}: looked into once only");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_archive_that_is_not_relational_is_walked_through() {
+    for status in [0xA900, 0xC000] {
+        let site = Site::start(Faults { hierarchical_only: Some(Status(status)), ..Faults::default() }).await;
+        assert_eq!(uids(&site.fetch(&site.wish()).await.unwrap()), site.newest());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_failed_is_asked_for_once_more_and_nothing_else() {
+    for faults in [
+        Faults { fail_next: 2, ..Faults::default() },
+        Faults { warn_next: 2, ..Faults::default() },
+        Faults { lie_next: 1, ..Faults::default() },
+    ] {
+        let site = Site::start(faults.clone()).await;
+        let fetched = site.fetch(&site.wish()).await.unwrap();
+        assert_eq!(uids(&fetched), site.newest());
+        let moves: Vec<_> = site.aria.asked().into_iter().filter(|a| a.what == "C-MOVE").collect();
+        let sent: usize = moves.iter().map(|m| m.results).sum();
+        // A lie is counted by the archive as sent.
+        assert_eq!(sent, 4 + faults.lie_next, "each image was sent once: {moves:?}");
+        let retries = usize::from(faults.warn_next == 0);
+        assert_eq!(moves.len(), 1 + retries, "{moves:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_series_that_is_not_whole_is_not_handed_out_and_the_missing_are_named() {
+    let site = Site::start(Faults::default()).await;
+    let lost = site.newest().into_iter().next().unwrap();
+    site.aria.set_faults(Faults { fail_instances: [lost.clone()].into(), ..Faults::default() });
+    let error = site.fails().await;
+    contains(&error, "1 of 4 objects are missing", "Beam Sequence");
+    let Error::Incomplete { missing, .. } = &error else { panic!("{error:?}") };
+    assert_eq!(missing, &[lost]);
+    assert_eq!(site.moves(), 2, "asked for once, and once more for the missing one");
+    site.aria.set_faults(Faults::default());
+    let fetched = site.fetch(&site.wish()).await.unwrap();
+    assert_eq!((uids(&fetched), fetched.moved), (site.newest(), 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_way_to_get_no_delivery_has_its_own_sentence() {
+    let site = Site::start(Faults::default()).await;
+    site.aria.set_faults(Faults { move_status: Some(Status(0xA801)), ..Faults::default() });
+    contains(
+        &site.fails().await,
+        "does not know the move destination SCP_NODE",
+        "trusted as a destination too",
+    );
+    site.aria.set_faults(Faults { move_status: Some(Status(0xA702)), ..Faults::default() });
+    contains(&site.fails().await, "could not send to us", "firewall");
+    site.aria.set_faults(Faults { move_status: Some(Status(0xC000)), ..Faults::default() });
+    contains(&site.fails().await, "moved nothing to us", "firewall");
+    let nobody = ([127, 0, 0, 1], free_port()).into();
+    site.aria.set_faults(Faults { wrong_destination: Some(nobody), ..Faults::default() });
+    contains(&site.fails().await, "to us", "IP address and port");
+    let quick = Duration::from_millis(20);
+    site.aria.set_faults(Faults { never_calls_back: Some(quick), ..Faults::default() });
+    contains(&site.fails().await, "to us", "firewall");
+    site.aria.set_faults(Faults { never_calls_back: Some(Duration::from_secs(60)), ..Faults::default() });
+    contains(&site.fails().await, "nothing reached our port", "firewall");
+    site.aria.set_faults(Faults { lie_next: usize::MAX, ..Faults::default() });
+    contains(&site.fails().await, "4 of 4 objects are missing", "says that it delivered them");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_rejection_and_each_silence_has_its_own_sentence() {
+    let site = Site::start(Faults::default()).await;
+    let sentences = [
+        (Rejection::NoReason, "gives no reason", "trusted"),
+        (Rejection::ApplicationContext, "application context", "DICOM service"),
+        (Rejection::CallingAe, "does not know our AE title SCP_NODE", "trusted application entities"),
+        (Rejection::CalledAe, "does not call itself ARIA_DB", "ae_title"),
+        (Rejection::Congestion, "temporary congestion", "in a minute"),
+        (Rejection::LocalLimit, "number of associations", "in a minute"),
+    ];
+    for (reject, sentence, hint) in sentences {
+        site.aria.set_faults(Faults { reject: Some(reject), ..Faults::default() });
+        contains(&site.fails().await, sentence, hint);
+    }
+    site.aria.set_faults(Faults { silent: true, ..Faults::default() });
+    contains(&site.fails().await, "association request took longer", "restart the archive's service");
+    site.aria.set_faults(Faults { find_status: Some(Status(0xA700)), ..Faults::default() });
+    contains(&site.fails().await, "out of resources", "in a minute");
+    site.aria.set_faults(Faults { drop_after_answers: Some(0), ..Faults::default() });
+    contains(&site.fails().await, "the connection was closed", "log");
+    let slow = Faults { answer_delay: Duration::from_secs(60), ..Faults::default() };
+    site.aria.set_faults(slow);
+    contains(&site.fails().await, "the answer to C-FIND took longer than 1 s", "response_timeout_s");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_ae_title_is_told_from_an_unknown_one() {
+    let site = Site::start(Faults::default()).await;
+    let mut settings = site.settings.archives.first().unwrap().clone();
+    let us = AeTitle::new("SCP_NODE").unwrap();
+    settings.ae_title = AeTitle::new("OTHER").unwrap();
+    contains(
+        &Archive::new(&settings, &us).echo().await.unwrap_err(),
+        "does not call itself OTHER",
+        "ae_title",
+    );
+    site.aria.distrust("SCP_NODE");
+    contains(&site.fails().await, "does not know our AE title SCP_NODE", "trusted application entities");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_archive_is_waited_for_and_a_cut_connection_is_continued_by_the_next_fetch() {
+    let slow = Faults {
+        answer_delay: Duration::from_millis(5),
+        // Slower than the response time as a whole, but alive.
+        sub_operation_delay: Duration::from_millis(400),
+        ..Faults::default()
+    };
+    let site = Site::start(slow).await;
+    let mut steps = Vec::new();
+    let fetched =
+        fetch(&site.wish(), &site.settings, &CancellationToken::new(), &mut |s| steps.push(s)).await.unwrap();
+    assert_eq!(uids(&fetched), site.newest());
+    assert!(steps.contains(&Step::Moving { done: 2, total: 4 }), "{steps:?}");
+
+    let site = Site::start(Faults { drop_after_sub_operations: Some(2), ..Faults::default() }).await;
+    assert_eq!(site.fails().await.kind(), "unreachable");
+    site.aria.set_faults(Faults::default());
+    let fetched = site.fetch(&site.wish()).await.unwrap();
+    assert_eq!((uids(&fetched), fetched.moved), (site.newest(), 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn time_limit_and_cancellation_end_a_fetch_at_once() {
+    let site = Site::start(Faults { stall_after_sub_operations: Some(1), ..Faults::default() }).await;
+    let mut settings = site.settings.clone();
+    settings.archives.first_mut().unwrap().response_timeout_s = 3600.0;
+    let limited = FetchRequest { timeout: Some(Duration::from_millis(300)), ..site.wish() };
+    let start = Instant::now();
+    let error = fetch(&limited, &settings, &CancellationToken::new(), &mut |_| {}).await.unwrap_err();
+    contains(&error, "longer than 0.3 s", "goes on from there");
+    let cancel = CancellationToken::new();
+    let stop = cancel.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        stop.cancel();
+    });
+    let error = fetch(&site.wish(), &settings, &cancel, &mut |_| {}).await.unwrap_err();
+    assert_eq!(error.kind(), "cancelled");
+    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
+    // Nothing of them is left: the port is free and the directory can be received into.
+    site.aria.set_faults(Faults::default());
+    assert_eq!(uids(&site.fetch(&site.wish()).await.unwrap()), site.newest());
+}
