@@ -1,7 +1,9 @@
-//! `trf info|to-csv|to-parquet`: the linac's log files as a person, a spreadsheet or a script reads them.
+//! `trf info|to-csv|to-parquet|check|to-dicom`: the linac's log files as a person, a spreadsheet or a script reads them.
 
+mod check;
 mod files;
 mod info;
+mod to_dicom;
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -11,7 +13,7 @@ use std::process::ExitCode;
 use clap::{Subcommand, ValueEnum};
 use serde::Serialize;
 use trf_core::csv::{self, Dialect};
-use trf_core::{Error, Record, Result};
+use trf_core::{Error, MetersetSource, Record, Result, RtPlan};
 
 use super::Printer;
 
@@ -52,6 +54,10 @@ enum Action {
         #[command(flatten)]
         out: Out,
     },
+    /// Checks records against the plan that was to be delivered: dose, MetersetMap, gamma, leaf errors.
+    Check(check::Args),
+    /// Writes what was delivered as an RT Plan, NAME_RP.dcm, on the template of the plan.
+    ToDicom(to_dicom::Args),
 }
 
 #[derive(Debug, clap::Args)]
@@ -59,6 +65,39 @@ struct Out {
     /// Directory to write to; else beside each record.
     #[arg(long, short, value_name = "DIR")]
     out: Option<PathBuf>,
+}
+
+/// Which dose column to use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+enum DoseColumn {
+    /// The raw counter, 1/64 MU.
+    #[default]
+    Raw,
+    /// Step Dose, 0.1 MU, as PyMedPhys takes it.
+    Step,
+}
+
+impl From<DoseColumn> for MetersetSource {
+    fn from(column: DoseColumn) -> Self {
+        match column {
+            DoseColumn::Raw => Self::RawCounter,
+            DoseColumn::Step => Self::StepDose,
+        }
+    }
+}
+
+/// Reads the plan that all records of a command share; `None` after the error is printed.
+fn read_plan(path: &Path, printer: Printer) -> Option<RtPlan> {
+    match RtPlan::open(path) {
+        Ok(plan) => Some(plan),
+        Err(error) => {
+            let text = files::error_line(path, &error);
+            printer.note(format!("error: {text}"));
+            printer.note(format!("hint: {}", error.hint()));
+            printer.json(&serde_json::json!({"error": text, "hint": error.hint()}));
+            None
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -87,6 +126,8 @@ pub(super) fn run(args: &Args, printer: Printer) -> ExitCode {
             convert(files, out.out.as_deref(), printer, |record, stem| to_csv(record, stem, *dialect))
         }
         Action::ToParquet { files, out } => convert(files, out.out.as_deref(), printer, to_parquet),
+        Action::Check(args) => check::run(args, printer),
+        Action::ToDicom(args) => to_dicom::run(args, printer),
     }
 }
 

@@ -22,6 +22,11 @@ pub(super) struct Files {
 }
 
 impl Files {
+    /// Whether more than one file is meant.
+    pub(super) fn is_several(&self) -> bool {
+        self.files.iter().map(|pattern| expand(pattern).len()).sum::<usize>() > 1
+    }
+
     /// Does `work` with every file, several at a time; what fails does not stop the rest.
     pub(super) fn each<T: Send>(
         &self,
@@ -84,7 +89,7 @@ impl<T: Serialize> Done<T> {
 }
 
 /// The error in one line, with its file and its cause.
-fn error_line(path: &Path, error: &Error) -> String {
+pub(super) fn error_line(path: &Path, error: &Error) -> String {
     match error {
         Error::Io { source, .. } => format!("{error}: {source}"),
         _ => format!("{}: {error}", path.display()),
