@@ -1,0 +1,126 @@
+//! Every command in README.md's ```console blocks is run here, or is known to be run elsewhere.
+
+#![expect(clippy::unwrap_used, reason = "a set-up that fails fails its test")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use chrono::NaiveDate;
+use scp_node::demo::{AriaOptions, GeneratedPatient, PatientOptions, SimulatedAria};
+use tests::node::node_binary;
+use tests::peers::{free_port, peer_python, require};
+
+/// Commands that other programs of the project run, and which.
+const ELSEWHERE: &[(&str, &str)] = &[
+    ("tests/run", "this test is part of it"),
+    ("pip install ./qatrack-ext", "tests/run builds the wheel from these sources and installs it"),
+];
+/// What a README command runs the node with.
+const NODE: [&str; 2] = ["scp-node ", "cargo run --release -p scp-node -- "];
+
+fn commands(readme: &str) -> Vec<String> {
+    let mut commands = Vec::new();
+    let mut console = false;
+    for line in readme.lines() {
+        if line.trim_start().starts_with("```") {
+            console = line.trim() == "```console";
+        } else if let Some(command) = line.strip_prefix("$ ").filter(|_| console) {
+            commands.push(command.to_owned());
+        }
+    }
+    commands
+}
+
+/// One line of `scp-node`, in a directory, against the archive that `config.toml` there names.
+fn run(directory: &Path, config: &Path, arguments: &str) {
+    let mut command = Command::new(node_binary());
+    command.args(words(arguments)).current_dir(directory).env("SCP_NODE_CONFIG", config);
+    if arguments == "serve" {
+        return serves(command);
+    }
+    let output = command.output().unwrap();
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "scp-node {arguments}\n{out}\n{err}");
+    assert!(!out.trim().is_empty(), "scp-node {arguments} said nothing");
+    let expected: &[&str] = match arguments {
+        "demo --once" => &["C-FIND", "C-MOVE", "16 images in"],
+        "find plans --patient QA_TB_WL" => &["WL_10MV", "WL_6FFF"],
+        "fetch --patient QA_TB_WL --plan WL_6FFF" => &["WL_6", "2026-03-16"],
+        "sessions --patient QA_TB_WL" => &["WL_6FFF", "2026-03-16"],
+        _ => &[],
+    };
+    for text in expected {
+        assert!(out.contains(text), "scp-node {arguments} does not tell {text}:\n{out}");
+    }
+}
+
+/// A shell's words; quotes keep a pattern from the shell, which is not here.
+fn words(arguments: &str) -> impl Iterator<Item = &str> {
+    arguments.split_whitespace().map(|word| word.trim_matches('"'))
+}
+
+/// The Python that has the extension, which `tests/run` builds and installs.
+fn python_with_extension() -> Option<PathBuf> {
+    let has = |python: &PathBuf| {
+        let import = Command::new(python).args(["-c", "import qatrack_ext"]).stderr(Stdio::null()).status();
+        import.is_ok_and(|status| status.success())
+    };
+    require("PEER_PYTHON with qatrack_ext", peer_python().filter(has))
+}
+
+/// Comes up, says where, and ends in order.
+fn serves(mut command: Command) {
+    use std::io::BufRead;
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut line = String::new();
+    std::io::BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.contains("receives on"), "{line:?}");
+    if cfg!(unix) {
+        assert!(Command::new("kill").arg(child.id().to_string()).status().unwrap().success());
+        assert!(child.wait().unwrap().success());
+    } else {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}
+
+#[test]
+fn every_command_of_the_readme_works_as_it_stands_there() {
+    let directory = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let port = free_port();
+    let patient = GeneratedPatient::winston_lutz(&PatientOptions::small());
+    assert_eq!(patient.plans[1].sessions[0], NaiveDate::from_ymd_opt(2026, 3, 16).unwrap());
+    let options = AriaOptions::new(patient.instances, "SCP_NODE", ([127, 0, 0, 1], port).into()).unwrap();
+    let aria = runtime.block_on(SimulatedAria::start(options)).unwrap();
+    let config = directory.path().join("site.toml");
+    let root = directory.path().join("images");
+    let text = format!(
+        "[node]\nbind = '127.0.0.1'\nport = {port}\n[images]\nroot = '{}'\nkeep_free_bytes = 0\n\
+         [[archive]]\nname = 'aria'\nae_title = 'ARIA_DB'\nhost = '127.0.0.1'\nport = {}\n",
+        root.display(),
+        aria.address().port()
+    );
+    std::fs::write(&config, text).unwrap();
+
+    std::fs::create_dir(directory.path().join("logs")).unwrap();
+    let record = trf_core::writer::NewRecord::agility(trf_core::Version::V4).to_bytes().unwrap();
+    std::fs::write(directory.path().join("logs/25_01_02_031415.trf"), record).unwrap();
+
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")).unwrap();
+    let commands = commands(&readme);
+    assert!(commands.len() > 10, "README.md has no commands");
+    for command in commands {
+        if let Some(arguments) = NODE.iter().find_map(|prefix| command.strip_prefix(prefix)) {
+            run(directory.path(), &config, arguments);
+        } else if let Some(arguments) = command.strip_prefix("python ") {
+            let Some(python) = python_with_extension() else { continue };
+            let status =
+                Command::new(python).args(words(arguments)).current_dir(directory.path()).status().unwrap();
+            assert!(status.success(), "{command}");
+        } else {
+            let elsewhere = ELSEWHERE.iter().any(|(start, _)| command.starts_with(start));
+            assert!(elsewhere, "README.md says `{command}`, and nothing runs it");
+        }
+    }
+}
