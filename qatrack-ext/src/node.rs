@@ -27,13 +27,8 @@ pub struct Wanted {
 impl Wanted {
     /// An image that does not say whether it is MV or kV counts as MV.
     pub fn takes(&self, image: &Instance) -> bool {
-        let values = image.image_type.as_deref().unwrap_or_default();
         let of_type = self.image_type.as_deref().is_none_or(|wanted| {
-            if wanted.contains('\\') {
-                wanted == values
-            } else {
-                values.split('\\').any(|value| value.trim() == wanted)
-            }
+            image.image_type.as_deref().is_some_and(|values| scp_node::fetch::is_of_type(values, wanted))
         });
         of_type && self.kv == (image.beam == Some(Beam::Kv))
     }

@@ -25,6 +25,7 @@ use crate::names::Uid;
 use crate::scu::{Archive, Inquiry, ListedPlan};
 use crate::settings::Settings;
 
+pub use choice::is_of_type;
 use choice::{Choice, ChosenSession};
 use inbox::Inbox;
 use lock::{Kind, Turn};

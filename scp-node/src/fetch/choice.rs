@@ -186,7 +186,7 @@ fn judge(
 }
 
 /// Whether an Image Type holds the wanted value, or is exactly the wanted values when several are given, as Aria matches.
-pub(super) fn is_of_type(image_type: &str, wanted: &str) -> bool {
+pub fn is_of_type(image_type: &str, wanted: &str) -> bool {
     let values = |text: &'_ str| text.split('\\').map(|v| v.trim().to_uppercase()).collect::<Vec<_>>();
     let (have, want) = (values(image_type), values(wanted));
     match want.as_slice() {
