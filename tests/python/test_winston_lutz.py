@@ -5,6 +5,7 @@ import json
 import math
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import time
@@ -218,10 +219,47 @@ def test_a_damaged_result_is_made_again(today, node, run_python):
     assert first["status"] == "done"
     (result,) = (node.cache / "winston_lutz_worker").glob("*/result.json")
     whole = result.read_text()
-    for damage in (whole.replace("0.", "9.", 1), whole[: len(whole) // 2], "", "[]", '{"format": 1, "result": 5}'):
-        result.write_text(damage)
-        assert told(run_python, code) == first
-        assert result.read_text() == whole
+    result.write_text(whole.replace("0.", "9.", 1))
+    assert told(run_python, code) == first
+    assert result.read_text() == whole
+
+
+@pytest.mark.parametrize("damage", ["half", "", "[]", '{"format": 1, "result": 5}', "\x00" * 100])
+def test_whatever_a_kept_result_is_damaged_to_it_is_thrown_away(tmp_path, damage):
+    from qatrack_ext import _analysis, _winston_lutz_worker
+
+    path = tmp_path / "result.json"
+    _winston_lutz_worker._write_json(str(path), _winston_lutz_worker._sealed({"n_images": 8, "x_mm": 0.25}))
+    assert _analysis._read_result(path) == {"n_images": 8, "x_mm": 0.25}
+    path.write_text(path.read_text()[:40] if damage == "half" else damage)
+    (tmp_path / "report.json").write_text("{}")
+    assert _analysis._read_result(path) is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_report_is_drawn_again(tmp_path):
+    from qatrack_ext import _analysis, _winston_lutz_worker as worker
+
+    def draw(path):
+        pathlib.Path(path).write_bytes(b"%PDF whole")
+
+    def outcome():
+        return _analysis.Outcome("key", {}, tmp_path, _analysis._read_report(tmp_path))
+
+    def made():
+        worker._write_json(str(tmp_path / "report.json"), {"report.pdf": worker._drawn(str(tmp_path / "report.pdf"), draw)})
+
+    made()
+    assert _analysis.content(outcome(), "report.pdf") == b"%PDF whole"
+    (tmp_path / "report.pdf").write_bytes(b"%PDF other")  # same length
+    assert _analysis.content(outcome(), "report.pdf") is None
+    assert outcome().files is None
+    made()
+    (tmp_path / "report.pdf").write_bytes(b"%PDF")
+    assert outcome().files is None
+    made()
+    (tmp_path / "report.pdf").unlink()
+    assert outcome().files is None
 
 
 def test_what_pylinac_says_reaches_the_user_and_is_not_kept_for_long(today, node, run_python):
@@ -243,6 +281,92 @@ def test_an_interpreter_without_pylinac_is_told_with_what_to_do(today, orthanc, 
         answer = json.loads(run_python(series_code(patient="QA_TB_WL", plan="WL_10MV")))
         assert answer["status"] == "error"
         assert what in answer["reason"] and "[analysis] python" in answer["reason"], answer["reason"]
+
+
+def test_pylinac_may_live_in_another_environment_than_qatracks(today, orthanc, node, tmp_path, installed_wheel):
+    empty, site = tmp_path / "empty", tmp_path / "site"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(empty)], check=True)
+    shutil.copytree(str(installed_wheel), str(site / "qatrack_ext"))
+    node.write(orthanc, "python = '{}'".format(sys.executable))
+    python = empty / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    code = series_code(patient="QA_TB_WL", plan="WL_10MV")
+    environment = dict(os.environ, PYTHONPATH=str(site))  # QATrack+'s, which must not reach the other interpreter
+
+    def run(code):
+        return subprocess.run([str(python), "-c", code], env=environment, stdout=subprocess.PIPE, check=True).stdout
+
+    assert subprocess.run([str(python), "-c", "import pylinac"], stderr=subprocess.DEVNULL).returncode == 1
+    answer = told(run, code)
+    assert answer["status"] == "done", answer["reason"]
+    assert answer["software"].startswith("pylinac 3.")
+
+
+STUB = """
+import types
+__version__ = {version!r}
+
+class WinstonLutz:
+    def __init__(self, directory):
+        self.bb_shift_vector = types.SimpleNamespace(x=1.0, y=float("nan"), z=3.0)
+        self.images = [
+            types.SimpleNamespace(variable_axis=axis, gantry_angle=g, collimator_angle=0, couch_angle=p, cax2epid_distance=d)
+            for axis, g, p, d in [("Reference", 0, 0, 0.1), ("Gantry", 90, 0, 0.2), ("Gantry", 180, 0, 0.6), ("Couch", 0, 90, 0.3)]
+        ]
+
+    def analyze(self, bb_size_mm):
+        pass
+
+    def results_data(self):
+        names = ["max_2d_cax_to_bb_mm", "median_2d_cax_to_bb_mm", "mean_2d_cax_to_bb_mm", "gantry_3d_iso_diameter_mm",
+                 "coll_2d_iso_diameter_mm", "couch_2d_iso_diameter_mm", "gantry_coll_3d_iso_diameter_mm"]
+        return types.SimpleNamespace(max_2d_cax_to_epid_mm=9.9, **{{name: 0.5 for name in names if name != {missing!r}}})
+"""
+
+
+def by_stub(tmp_path, installed_wheel, version="3.26.0", missing=None, **job):
+    """What the worker makes of a pylinac of which only the version and the results are true."""
+    (tmp_path / "pylinac.py").write_text(STUB.format(version=version, missing=missing))
+    (tmp_path / "matplotlib.py").write_text("def use(backend):\n    pass\n")
+    out = tmp_path / "out"
+    out.mkdir()
+    job = dict({"images": "", "out": str(out), "parameters": {"bb_size_mm": 5.0}, "notes": [], "report": False, "timeout_s": 60, "n_images": 4}, **job)
+    (tmp_path / "job.json").write_text(json.dumps(job))
+    worker = str(installed_wheel / "_winston_lutz_worker.py")
+    environment = dict(os.environ, PYTHONPATH=str(tmp_path))
+    subprocess.run([sys.executable, worker, str(tmp_path / "job.json")], env=environment, check=True)
+    return json.loads((out / "result.json").read_text())["result"]
+
+
+@pytest.mark.parametrize(("version", "fits"), [("2.5.0", False), ("3.19.0", False), ("3.20.0", True), ("3.49.0", True), ("4.0.0", False)])
+def test_a_pylinac_that_does_not_fit_is_told(tmp_path, installed_wheel, version, fits):
+    result = by_stub(tmp_path, installed_wheel, version)
+    assert ("error" not in result) == fits
+    if not fits:
+        assert version in result["error"] and "3.20 or newer, below 4, is needed" in result["error"]
+
+
+def test_a_result_that_moved_in_pylinac_is_told_by_name(tmp_path, installed_wheel):
+    result = by_stub(tmp_path, installed_wheel, missing="median_2d_cax_to_bb_mm")
+    assert "this pylinac's results have no median_2d_cax_to_bb_mm" in result["error"]
+
+
+def test_a_parameter_that_pylinac_does_not_know_is_told(tmp_path, installed_wheel):
+    result = by_stub(tmp_path, installed_wheel, parameters={"bb_size_mm": 5.0, "open_field": True})
+    assert result["error"] == "pylinac 3.26.0 has no parameter open_field for Winston-Lutz"
+
+
+def test_images_that_pylinac_left_out_are_told(tmp_path, installed_wheel):
+    assert "pylinac took 4 of 5 images" in by_stub(tmp_path, installed_wheel, n_images=5)["error"]
+
+
+@pytest.mark.parametrize(("version", "shift"), [("3.21.1", [None, None, None]), ("3.22.0", [1.0, None, 3.0])])
+def test_only_what_is_right_and_finite_is_given(tmp_path, installed_wheel, version, shift):
+    result = by_stub(tmp_path, installed_wheel, version)
+    assert [result["bb_shift_{}_mm".format(axis)] for axis in "xyz"] == shift  # couch rotated; y is no number
+    assert result["max_2d_cax_to_epid_mm"] == 0.6 and result["median_2d_cax_to_epid_mm"] == pytest.approx(0.25)
+    assert result["gantry_3d_iso_diameter_mm"] == 0.5
+    assert result["coll_2d_iso_diameter_mm"] is None and result["couch_2d_iso_diameter_mm"] is None
+    assert "couch (2 angles, needs 3)" in result["not_covered"]
 
 
 def test_an_analysis_that_takes_too_long_is_ended_and_told(today, orthanc, node, run_python):
