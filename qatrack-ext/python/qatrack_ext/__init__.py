@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         PeerError as PeerError,
         UnsupportedError as UnsupportedError,
     )
-    from ._icom import Snapshot as Snapshot, icom as icom
+    from ._icom import Snapshot as Snapshot, icom as icom, linac_state as linac_state
     from ._native import (
         IcomDelivery as IcomDelivery,
         IcomRecord as IcomRecord,
@@ -63,6 +63,7 @@ _WHERE = {
     "icom": "._icom",
     "icom_deliveries": "._native",
     "icom_record": "._native",
+    "linac_state": "._icom",
     "plans": "._native",
     "series": "._native",
     "sessions": "._native",

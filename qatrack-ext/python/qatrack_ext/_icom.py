@@ -5,7 +5,24 @@ from __future__ import annotations
 import json
 from typing import Any, Dict, Iterator, Mapping, Optional
 
-from . import _native
+from . import _errors, _native
+
+# What `linac_state` gives: no patient, since results stay in QATrack+'s database.
+_STATE = (
+    "linac_time",
+    "age_s",
+    "machine_id",
+    "beam_on",
+    "field_id",
+    "energy",
+    "radiation_type",
+    "gantry_iec_deg",
+    "collimator_iec_deg",
+    "table_column_deg",
+    "table_isocentric_deg",
+    "meterset_mu",
+    "backup_meterset_mu",
+)
 
 
 class Snapshot(Mapping[str, Any]):
@@ -57,3 +74,36 @@ def icom(
     Raises NotFoundError, which says since when, if the linac was never seen or its state is too old.
     """
     return Snapshot(json.loads(_native.icom_json(str(linac), float(max_age), dir, config)))
+
+
+def linac_state(
+    linac: Optional[str],
+    when: Any = True,
+    max_age: float = 10.0,
+    *,
+    dir: Optional[str] = None,
+    config: Optional[str] = None,
+) -> Dict[str, Any]:
+    """The readouts of ``linac`` for a test list: always the same keys, None for what was not read, no patient.
+
+    ``when`` is the answer to "read now?"; until it is true nothing is read. ``status`` is "read", "waiting" or "not read",
+    ``reason`` says why. ``y1_jaw_mm`` and ``y2_jaw_mm`` are IEC Y1 and Y2, mm from the axis, negative on the side of Y1.
+    """
+    state: Dict[str, Any] = dict.fromkeys(("status", "reason") + _STATE + ("y1_jaw_mm", "y2_jaw_mm", "interlocks"))
+    if not when or not linac:
+        state["status"] = "waiting"
+        state["reason"] = "choose the linac, then set Read now to Yes"
+        return state
+    try:
+        snapshot = icom(linac, max_age, dir=dir, config=config)
+    except (_errors.NotFoundError, _errors.IoError, _errors.MalformedError) as error:
+        state["status"] = "not read"
+        state["reason"] = str(error)
+        return state
+    state["status"] = "read"
+    state.update((name, snapshot[name]) for name in _STATE)
+    if snapshot["jaw_mm"] is not None:
+        y2_open, y1_open = snapshot["jaw_mm"]
+        state["y1_jaw_mm"], state["y2_jaw_mm"] = 0.0 - y1_open, y2_open
+    state["interlocks"] = "; ".join(snapshot["interlocks"])
+    return state
