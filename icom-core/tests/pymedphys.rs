@@ -19,7 +19,7 @@ fn python() -> Option<PathBuf> {
     let python = std::env::var_os("PYMEDPHYS_PYTHON").map(PathBuf::from);
     if python.is_none() {
         assert!(std::env::var_os("REQUIRE_PEERS").is_none(), "PYMEDPHYS_PYTHON is not set");
-        println!("skipped: PYMEDPHYS_PYTHON is not set");
+        eprintln!("skipped: PYMEDPHYS_PYTHON is not set");
     }
     python
 }

@@ -29,7 +29,7 @@ const FSYNC_INTERVAL: Duration = Duration::from_secs(1);
 fn a_hundred_kills_cost_no_message_that_was_received_before_the_last_fsync() {
     let lanes: Vec<_> = (0..LANES).map(|lane| std::thread::spawn(move || kill_lane(lane))).collect();
     let lost: usize = lanes.into_iter().map(|lane| lane.join().unwrap()).sum();
-    println!("{} kills, {lost} messages lost in flight", u64::from(KILLS) * LANES);
+    eprintln!("{} kills, {lost} messages lost in flight", u64::from(KILLS) * LANES);
 }
 
 /// Kills one linac's listener again and again; gives the number of messages lost.
