@@ -236,6 +236,8 @@ impl TrfRecord {
                 let keywords = PyDict::new(py);
                 keywords.set_item("unit", "ms")?;
                 keywords.set_item("utc", true)?;
+                // A damaged timestamp is absent (NaT), and the rest of the table is there.
+                keywords.set_item("errors", "coerce")?;
                 columns.set_item(
                     "timestamp_utc",
                     pandas.call_method("to_datetime", (stamps,), Some(&keywords))?,
