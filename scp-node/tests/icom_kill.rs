@@ -1,6 +1,6 @@
 //! A hundred SIGKILLs at random moments of deliveries: records stay complete but for what was in flight.
 #![cfg(unix)]
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 use std::collections::HashMap;
 use std::path::Path;
