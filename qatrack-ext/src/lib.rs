@@ -6,6 +6,7 @@
 //! Each room has one file with a `register` function, called here.
 
 pub mod convert;
+pub mod delivery;
 pub mod error;
 pub mod fetch;
 pub mod icom;
@@ -26,6 +27,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     settings::register(module)?;
     series::register(module)?;
     trf::register(module)?;
+    delivery::register(module)?;
     icom::register(module)?;
     node::register(module)?;
     fetch::register(module)?;

@@ -15,6 +15,7 @@ use trf_core::items::Rule;
 use trf_core::{Column, Header, ItemPart, Record};
 
 use crate::convert;
+use crate::delivery::{Delivery, meterset_source};
 use crate::error::{Failure, boundary, waiting};
 
 /// A record of a linac's log.
@@ -206,6 +207,15 @@ impl TrfRecord {
         })
     }
 
+    /// The delivery that the record logs, one control point per row.
+    #[pyo3(signature = (*, dose="raw"))]
+    fn delivery(&self, py: Python<'_>, dose: &str) -> PyResult<Delivery> {
+        boundary(|| {
+            let dose = meterset_source(dose)?;
+            waiting(py, || trf_core::Delivery::from_record(&self.record, dose)).map(Delivery::from)
+        })
+    }
+
     /// The integers of a column as stored, by name or `(item, part)`.
     fn raw<'py>(&self, py: Python<'py>, key: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyArray1<i32>>> {
         boundary(|| {
@@ -310,6 +320,14 @@ fn trf(py: Python<'_>, source: &Bound<'_, PyAny>) -> PyResult<TrfRecord> {
     })
 }
 
+/// The record that a `TrfRecord` holds, or that a path, bytes or a file have.
+pub(crate) fn record_of(source: &Bound<'_, PyAny>) -> PyResult<Arc<Record>> {
+    match source.cast::<TrfRecord>() {
+        Ok(known) => Ok(Arc::clone(known.get().record())),
+        Err(_) => Ok(trf(source.py(), source)?.record),
+    }
+}
+
 /// The header of the file at `path`, without reading its rows.
 #[pyfunction]
 fn trf_header(py: Python<'_>, path: PathBuf) -> PyResult<Bound<'_, PyDict>> {
@@ -320,7 +338,7 @@ fn trf_header(py: Python<'_>, path: PathBuf) -> PyResult<Bound<'_, PyDict>> {
 }
 
 /// The bytes of a bytes-like or file-like object; a file-like one is read from its start and left where it was.
-fn bytes_of(source: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
+pub(crate) fn bytes_of(source: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
     if let Ok(bytes) = source.cast::<PyBytes>() {
         return Ok(bytes.as_bytes().to_vec());
     }

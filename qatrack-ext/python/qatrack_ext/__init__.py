@@ -37,6 +37,8 @@ if TYPE_CHECKING:
         series as series,
         sessions as sessions,
         trf as trf,
+        check_delivery as check_delivery,
+        Delivery as Delivery,
         trf_header as trf_header,
     )
     from ._winston_lutz import winston_lutz as winston_lutz
@@ -68,6 +70,8 @@ _WHERE = {
     "series": "._native",
     "sessions": "._native",
     "trf": "._native",
+    "Delivery": "._native",
+    "check_delivery": "._native",
     "trf_header": "._native",
     "winston_lutz": "._winston_lutz",
 }

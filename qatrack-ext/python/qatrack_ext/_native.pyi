@@ -87,6 +87,8 @@ class TrfRecord:
     @property
     def meterset_mu(self) -> NDArray[np.float64]:
         """Cumulative meterset since the first row, from the 1/64 MU counter, across wraps and restarts."""
+    def delivery(self, *, dose: str = "raw") -> Delivery:
+        """The delivery that the record logs; dose as in ``Delivery.from_trf``."""
     def raw(self, key: Union[str, Tuple[int, int]]) -> NDArray[np.int32]:
         """The integers of a column as stored."""
     def to_numpy(self) -> NDArray[np.float64]:
@@ -97,6 +99,99 @@ class TrfRecord:
     def __contains__(self, key: object, /) -> bool: ...
     def __len__(self) -> int:
         """Number of complete rows."""
+
+@final
+class Delivery:
+    """Positions and cumulative meterset per control point, in the shapes and frames of PyMedPhys's Delivery.
+
+    Leaves and jaws: mm, positive = open away from the axis. Pair k is Elekta's leaf k + 1, bank 0 its Y1 (IEC X2), bank 1
+    its Y2 (IEC X1); jaw 0 is Elekta's X1 diaphragm (IEC Y2), jaw 1 its X2 (IEC -Y1).
+    """
+
+    @staticmethod
+    def from_trf(
+        source: Union[TrfRecord, PathLike, bytes, bytearray, memoryview, _BinaryReader], *, dose: str = "raw"
+    ) -> Delivery:
+        """From a record. ``dose="raw"``: the counter of 1/64 MU across wraps and restarts; ``"step"``: Step Dose, as PyMedPhys."""
+    @staticmethod
+    def from_dicom(plan: Any, fraction_group: Union[int, str, None] = None, *, compatible: bool = False) -> Any:
+        """From an RT Plan (path, bytes, file, pydicom data set); a dict by number for ``fraction_group="all"``.
+
+        ``compatible`` refuses what PyMedPhys refuses: devices other than MLCX and ASYMY.
+        """
+    @staticmethod
+    def merge(*deliveries: Delivery) -> Delivery:
+        """One after the other; the meterset runs on."""
+    @property
+    def meterset_mu(self) -> NDArray[np.float64]:
+        """Cumulative meterset, shape (n,)."""
+    @property
+    def gantry_bipolar_deg(self) -> NDArray[np.float64]:
+        """Gantry, -180 to 180, shape (n,)."""
+    @property
+    def collimator_bipolar_deg(self) -> NDArray[np.float64]:
+        """Collimator, -180 to 180, shape (n,)."""
+    @property
+    def mlc_mm(self) -> NDArray[np.float64]:
+        """Leaf tips, shape (n, pairs, 2)."""
+    @property
+    def jaw_mm(self) -> NDArray[np.float64]:
+        """Jaws, shape (n, 2)."""
+    @property
+    def beam_starts(self) -> List[int]:
+        """Control points at which a beam begins."""
+    @property
+    def total_mu(self) -> float:
+        """Meterset from the first to the last control point."""
+    def filter(self) -> Delivery:
+        """Only the control points at which the meterset changes."""
+    def beams(self) -> List[Delivery]:
+        """The beams that delivered something, each with its meterset from 0."""
+    def split_by_gantry(
+        self, angles_deg: List[float], tolerance_deg: float = 3.0, *, allow_missing: bool = False
+    ) -> List[Delivery]:
+        """One delivery per gantry angle (bipolar), empty where nothing was near it."""
+    def metersetmap(
+        self,
+        gantry_angles: Optional[List[float]] = None,
+        gantry_tolerance: float = 3.0,
+        grid_resolution: float = 1.0,
+        max_leaf_gap: float = 400.0,
+        leaf_pair_widths: Optional[List[float]] = None,
+        min_step_per_pixel: int = 10,
+    ) -> Any:
+        """Meterset per pixel, shape (jaw, leaf), in MU, equal to PyMedPhys's to 1e-9; a list of maps for gantry angles."""
+    @staticmethod
+    def metersetmap_grid(
+        grid_resolution: float = 1.0, max_leaf_gap: float = 400.0, leaf_pair_widths: Optional[List[float]] = None
+    ) -> Dict[str, NDArray[np.float64]]:
+        """Axes of the maps, ``mlc`` and ``jaw``, mm."""
+    def to_dicom(
+        self, template: Any, fraction_group: Optional[int] = None, *, keep_uid: bool = False, label_suffix: str = "_LOG"
+    ) -> bytes:
+        """A DICOM file: the RT Plan that would deliver this, on the template of the plan that was to be delivered."""
+    def to_pymedphys(self) -> Dict[str, NDArray[np.float64]]:
+        """Columns by PyMedPhys's names: ``pymedphys.Delivery(**d.to_pymedphys())``."""
+    def __len__(self) -> int:
+        """Number of control points."""
+
+def check_delivery(
+    record: Union[TrfRecord, PathLike, bytes, bytearray, memoryview, _BinaryReader],
+    plan: Any,
+    *,
+    fraction_group: Optional[int] = None,
+    dose: str = "raw",
+    grid_resolution: float = 1.0,
+    gamma_dose_percent: float = 3.0,
+    gamma_distance_mm: float = 2.0,
+    gamma_cutoff_percent: float = 10.0,
+    gamma_local: bool = False,
+    png: Optional[PathLike] = None,
+) -> Dict[str, Any]:
+    """Plan against record per beam, as plain str, finite numbers, lists and None; ``png`` names a file for the page.
+
+    ``result["beams"][0]["gamma"]["pass_rate_percent"]``, ``["difference_mu"]``, ``["leaves_mm"]["beam_on"]["rms"]`` and so on.
+    """
 
 def trf_header(path: PathLike) -> Dict[str, Any]:
     """The header of a record without reading its rows: machine_id, field, field_label, field_name, total_mu (None if the

@@ -237,15 +237,44 @@ fn dataset(bytes: &[u8]) -> Result<InMemDicomObject> {
     } else if starts_at(0, MAGIC) {
         file(bytes)
     } else if starts_at(0, FILE_META_GROUP) {
-        file(&[MAGIC, bytes].concat())
+        let (syntax, start) =
+            file_meta(bytes).ok_or_else(|| malformed("a readable file meta group", "other bytes"))?;
+        bare_dataset(bytes.get(start..).unwrap_or_default(), syntax == Some(uids::EXPLICIT_VR_LITTLE_ENDIAN))
     } else if FIRST_GROUPS.iter().any(|group| starts_at(0, group)) {
-        let explicit = bytes.get(4..6).is_some_and(|vr| vr.iter().all(u8::is_ascii_uppercase));
-        let syntax =
-            if explicit { EXPLICIT_VR_LITTLE_ENDIAN.erased() } else { IMPLICIT_VR_LITTLE_ENDIAN.erased() };
-        InMemDicomObject::read_dataset_with_ts(bytes, &syntax).map_err(cannot_decode)
+        bare_dataset(bytes, bytes.get(4..6).is_some_and(|vr| vr.iter().all(u8::is_ascii_uppercase)))
     } else {
         Err(Error::malformed("RT Plan", 0, "a DICOM file", "other bytes"))
     }
+}
+
+/// A data set without file meta group, in one of the two transfer syntaxes that such files have.
+fn bare_dataset(bytes: &[u8], explicit: bool) -> Result<InMemDicomObject> {
+    let syntax =
+        if explicit { EXPLICIT_VR_LITTLE_ENDIAN.erased() } else { IMPLICIT_VR_LITTLE_ENDIAN.erased() };
+    InMemDicomObject::read_dataset_with_ts(bytes, &syntax).map_err(cannot_decode)
+}
+
+/// Transfer syntax and length of a file meta group that need not begin with its length, as pydicom writes it without a
+/// preamble. `None` if the bytes end within it.
+fn file_meta(bytes: &[u8]) -> Option<(Option<&str>, usize)> {
+    let mut at = 0_usize;
+    let mut syntax = None;
+    while bytes.get(at..at + 2)? == FILE_META_GROUP {
+        let element = bytes.get(at + 2..at + 4)?;
+        let (header, length) = match bytes.get(at + 4..at + 6)? {
+            // VRs with a length of four bytes (PS3.5 §7.1.2).
+            b"OB" | b"UN" | b"UT" => (12, u32::from_le_bytes(*bytes.get(at + 8..)?.first_chunk()?) as usize),
+            _ => (8, usize::from(u16::from_le_bytes(*bytes.get(at + 6..)?.first_chunk()?))),
+        };
+        let start = at + header;
+        let end = start.checked_add(length)?;
+        let value = bytes.get(start..end)?;
+        if element == [0x10, 0] {
+            syntax = std::str::from_utf8(value).ok().map(|uid| uid.trim_end_matches(['\0', ' ']));
+        }
+        at = end;
+    }
+    Some((syntax, at))
 }
 
 fn malformed(expected: impl Into<String>, found: impl Into<String>) -> Error {

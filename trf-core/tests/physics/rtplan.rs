@@ -295,6 +295,29 @@ fn what_is_not_an_rt_plan_is_refused_with_a_hint() {
     assert!(error.hint().contains("RT Plan"));
 }
 
+#[test]
+fn a_plan_is_read_with_and_without_preamble_meta_group_and_group_length() {
+    let beam = crate::made::sliding_window(4, 0.0, 0.0, 1.0);
+    let file = crate::made::plan(&[(1, &beam)], &["ASYMY"]);
+    let expected = RtPlan::from_bytes(&file).unwrap().delivery(None, Scope::Full).unwrap();
+    let meta_length = u32::from_le_bytes(file[140..144].try_into().unwrap()) as usize;
+    let variants = [
+        ("with preamble", &file[..]),
+        ("without preamble", &file[128..]),
+        ("without magic", &file[132..]),
+        ("without group length", &file[144..]),
+        ("bare", &file[144 + meta_length..]),
+    ];
+    for (name, bytes) in variants {
+        assert_eq!(
+            RtPlan::from_bytes(bytes).unwrap().delivery(None, Scope::Full).unwrap(),
+            expected,
+            "{name}"
+        );
+    }
+    assert!(RtPlan::from_bytes(&file[144..170]).is_err(), "cut within the meta group");
+}
+
 /// Opens each file with all of pydicom's validation and prints what it sees; any warning is an error.
 const PYDICOM: &str = "
 import sys, warnings, pydicom
