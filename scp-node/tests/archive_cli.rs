@@ -1,0 +1,166 @@
+//! `echo`, `find` and `fetch` as a user runs them: output, exit codes, several processes at once.
+
+#![cfg(feature = "server")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use scp_node::demo::{AriaOptions, Faults, GeneratedPatient, PatientOptions, SimulatedAria};
+
+struct Site {
+    aria: SimulatedAria,
+    config: PathBuf,
+    port: u16,
+    directory: tempfile::TempDir,
+    _runtime: tokio::runtime::Runtime,
+}
+
+impl Site {
+    fn start() -> Self {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let patient = GeneratedPatient::winston_lutz(&PatientOptions::small());
+        let options = AriaOptions::new(patient.instances, "SCP_NODE", ([127, 0, 0, 1], port).into()).unwrap();
+        let aria = runtime.block_on(SimulatedAria::start(options)).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let config = directory.path().join("config.toml");
+        let text = format!(
+            "[node]\nbind = '127.0.0.1'\nport = {port}\n[images]\nroot = '{}'\n\
+             [[archive]]\nname = 'aria'\nae_title = 'ARIA_DB'\nhost = '127.0.0.1'\nport = {}\n",
+            directory.path().join("images").display(),
+            aria.address().port()
+        );
+        std::fs::write(&config, text).unwrap();
+        Self { aria, config, port, directory, _runtime: runtime }
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_scp-node"));
+        command.arg("--config").arg(&self.config).args(args).stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> (Option<i32>, String, String) {
+        texts(self.command(args).output().unwrap())
+    }
+
+    fn fetch(&self, more: &[&str]) -> (Option<i32>, String, String) {
+        self.run(&[&["fetch", "--patient", "QA_TB_WL", "--plan", "WL_10MV"], more].concat())
+    }
+
+    fn moves(&self) -> usize {
+        self.aria.asked().iter().filter(|a| a.what == "C-MOVE").count()
+    }
+}
+
+fn texts(output: Output) -> (Option<i32>, String, String) {
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+fn files(directory: &str) -> usize {
+    let entries = std::fs::read_dir(Path::new(directory)).unwrap();
+    entries.filter(|e| e.as_ref().unwrap().path().extension().is_some_and(|x| x == "dcm")).count()
+}
+
+#[test]
+fn fetch_prints_the_directory_and_nothing_else_on_stdout() {
+    let site = Site::start();
+    let (code, out, err) = site.fetch(&[]);
+    assert_eq!(code, Some(0), "{err}");
+    assert_eq!(out.lines().count(), 1, "{out}");
+    assert_eq!(files(out.trim()), 4);
+    assert!(
+        err.contains("note: 2 plans are called `WL_10MV`") && err.contains("4 images of WL_10MV"),
+        "{err}"
+    );
+    let (code, again, err) = site.fetch(&[]);
+    assert_eq!((code, &again), (Some(0), &out), "{err}");
+    assert!(err.contains("all were on disk"), "{err}");
+    let (code, all, err) = site.fetch(&["--all-dates"]);
+    assert_eq!(code, Some(0), "{err}");
+    assert_eq!(all.lines().last(), out.lines().last(), "the newest session stands last");
+    assert!(all.lines().count() > 1 && all.lines().all(|d| files(d) == 4), "{all}");
+    let (code, json, err) = site.fetch(&["--json"]);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((code, json["moved"].as_u64(), err.contains("error")), (Some(0), Some(0), false));
+    assert_eq!(json["sessions"][0]["session"]["directory"].as_str(), out.lines().last());
+}
+
+#[test]
+fn a_fetch_that_is_not_whole_prints_no_directory_and_fails() {
+    let site = Site::start();
+    site.aria.set_faults(Faults { fail_next: usize::MAX, ..Faults::default() });
+    let (code, out, err) = site.fetch(&[]);
+    assert_eq!((code, out.as_str()), (Some(1), ""), "{err}");
+    let lines: Vec<_> = err.lines().collect();
+    assert!(
+        matches!(lines.as_slice(), [e, h] if e.starts_with("error: ") && h.starts_with("hint: ")),
+        "{err}"
+    );
+    let (code, out, err) = site.run(&["fetch", "--patient", "QA_TB_WL", "--plan", "NOT_THERE", "--json"]);
+    let json: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((code, json["kind"].as_str()), (Some(1), Some("not_found")), "{err}");
+    let (code, _, err) = site.run(&["fetch", "--patient", "QA_TB_WL"]);
+    assert_eq!(code, Some(2), "{err}");
+    let (code, _, err) = site.fetch(&["--plan-uid", "../1"]);
+    assert!(code == Some(1) && err.contains("is not a UID"), "{err}");
+}
+
+#[test]
+fn processes_that_want_the_same_session_share_one_move() {
+    let site = Site::start();
+    let start = |args: &[&str]| -> Child {
+        let mut command = site.command(args);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let same = ["fetch", "--patient", "QA_TB_WL", "--plan", "WL_10MV"];
+    let other = ["fetch", "--patient", "QA_TB_WL", "--plan", "WL_6FFF"];
+    let running: Vec<Child> = [&same, &same, &other, &same].map(|args| start(args)).into();
+    let ended: Vec<_> = running.into_iter().map(|c| texts(c.wait_with_output().unwrap())).collect();
+    assert!(ended.iter().all(|(code, ..)| *code == Some(0)), "{ended:?}");
+    assert_eq!(site.moves(), 2, "one move for each plan");
+}
+
+#[test]
+fn fetch_uses_the_service_when_it_runs() {
+    let site = Site::start();
+    let mut service = site.command(&["serve"]);
+    let mut service = service.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while std::net::TcpStream::connect(("127.0.0.1", site.port)).is_err() {
+        assert!(
+            Instant::now() < deadline && service.try_wait().unwrap().is_none(),
+            "the service does not listen"
+        );
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let (code, out, err) = site.fetch(&[]);
+    let still_there = service.try_wait().unwrap().is_none();
+    service.kill().unwrap();
+    service.wait().unwrap();
+    assert_eq!(code, Some(0), "{err}");
+    assert!(still_there && files(out.trim()) == 4);
+}
+
+#[test]
+fn echo_and_find_show_what_the_archive_has() {
+    let site = Site::start();
+    let (code, out, err) = site.run(&["echo", "aria"]);
+    assert_eq!(code, Some(0), "{err}");
+    assert!(out.contains("ARIA_DB at 127.0.0.1") && out.contains("C-MOVE) is offered"), "{out}");
+    let (code, out, err) = site.run(&["find", "plans", "--patient", "QA_TB_WL", "--plan", "WL_10*"]);
+    assert_eq!((code, out.lines().count()), (Some(0), 3), "{out}{err}");
+    let (code, out, err) = site.run(&["find", "series", "--patient", "QA_TB_WL", "--json"]);
+    let sessions: serde_json::Value = serde_json::from_str(&out).unwrap();
+    let images: u64 = sessions.as_array().unwrap().iter().map(|s| s["mv"].as_u64().unwrap()).sum();
+    assert_eq!((code, images), (Some(0), 6 * 4), "{err}");
+    let (code, _, err) = site.run(&["find", "plans", "--patient", "NOBODY"]);
+    assert!(code == Some(1) && err.contains("hint: "), "{err}");
+    let (code, _, err) = site.run(&["echo", "other"]);
+    assert!(code == Some(1) && err.contains("no archive is called `other`; there are: aria"), "{err}");
+    assert!(site.directory.path().join("images").is_dir());
+}
