@@ -31,5 +31,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     icom::register(module)?;
     node::register(module)?;
     fetch::register(module)?;
+    // PyO3 lists every name, private ones too; `_native.pyi` says what there is, and nobody imports `*` from here.
+    module.delattr("__all__")?;
     Ok(())
 }

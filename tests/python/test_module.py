@@ -44,6 +44,7 @@ print(qatrack_ext.sessions("nobody"))
 
 
 def test_every_public_name_can_be_had_and_is_listed():
+    assert qatrack_ext.__all__ == sorted(qatrack_ext._WHERE)
     for name in qatrack_ext.__all__:
         assert getattr(qatrack_ext, name) is not None
         assert name in dir(qatrack_ext)

@@ -1,14 +1,14 @@
 """What the compiled part offers; users import these names from ``qatrack_ext``."""
 
 from datetime import date, datetime
-from os import PathLike as _PathLike
+from os import PathLike
 from pathlib import Path as _Path
 from typing import Any, Dict, List, Optional, Protocol, Tuple, Union, final
 
 import numpy as np
 from numpy.typing import NDArray
 
-PathLike = Union[str, _PathLike[str]]
+_AnyPath = Union[str, PathLike[str]]
 
 _Date = date  # parameters are called date too
 _Day = Union[_Date, datetime, str]
@@ -20,7 +20,7 @@ __version__: str
 def _force_panic(while_waiting: bool = False) -> None:
     """Panics inside the boundary, for the test that proves a panic arrives as qatrack_ext.InternalError."""
 
-def settings_json(config: Optional[PathLike] = None) -> str:
+def settings_json(config: Optional[_AnyPath] = None) -> str:
     """The node's settings in force, as JSON: from ``config``, else SCP_NODE_CONFIG, else the system's place."""
 
 def toml_to_json(text: str, name: str) -> str:
@@ -110,7 +110,7 @@ class Delivery:
 
     @staticmethod
     def from_trf(
-        source: Union[TrfRecord, PathLike, bytes, bytearray, memoryview, _BinaryReader], *, dose: str = "raw"
+        source: Union[TrfRecord, _AnyPath, bytes, bytearray, memoryview, _BinaryReader], *, dose: str = "raw"
     ) -> Delivery:
         """From a record. ``dose="raw"``: the counter of 1/64 MU across wraps and restarts; ``"step"``: Step Dose, as PyMedPhys."""
     @staticmethod
@@ -176,7 +176,7 @@ class Delivery:
         """Number of control points."""
 
 def check_delivery(
-    record: Union[TrfRecord, PathLike, bytes, bytearray, memoryview, _BinaryReader],
+    record: Union[TrfRecord, _AnyPath, bytes, bytearray, memoryview, _BinaryReader],
     plan: Any,
     *,
     fraction_group: Optional[int] = None,
@@ -186,25 +186,25 @@ def check_delivery(
     gamma_distance_mm: float = 2.0,
     gamma_cutoff_percent: float = 10.0,
     gamma_local: bool = False,
-    png: Optional[PathLike] = None,
+    png: Optional[_AnyPath] = None,
 ) -> Dict[str, Any]:
     """Plan against record per beam, as plain str, finite numbers, lists and None; ``png`` names a file for the page.
 
     ``result["beams"][0]["gamma"]["pass_rate_percent"]``, ``["difference_mu"]``, ``["leaves_mm"]["beam_on"]["rms"]`` and so on.
     """
 
-def trf_header(path: PathLike) -> Dict[str, Any]:
+def trf_header(path: _AnyPath) -> Dict[str, Any]:
     """The header of a record without reading its rows: machine_id, field, field_label, field_name, total_mu (None if the
     file has no number), version, date and timezone as written, end_utc, n_columns."""
 
-def trf(source: Union[PathLike, bytes, bytearray, memoryview, _BinaryReader]) -> TrfRecord:
+def trf(source: Union[_AnyPath, bytes, bytearray, memoryview, _BinaryReader]) -> TrfRecord:
     """Reads an Elekta log record from a path, from bytes, or from an open file such as an upload's BIN_FILE.
 
     Raises MalformedError (with ``offset``) for what is no record, IoError for a file that cannot be read.
     """
 
 def icom_json(
-    linac: str, max_age: float = 5.0, dir: Optional[PathLike] = None, config: Optional[PathLike] = None
+    linac: str, max_age: float = 5.0, dir: Optional[_AnyPath] = None, config: Optional[_AnyPath] = None
 ) -> str:
     """A linac's live state as JSON; users call ``qatrack_ext.icom``."""
 
@@ -275,12 +275,12 @@ def icom_deliveries(
     day: Union[None, str, date, datetime] = None,
     *,
     without_mu: bool = False,
-    dir: Optional[PathLike] = None,
-    config: Optional[PathLike] = None,
+    dir: Optional[_AnyPath] = None,
+    config: Optional[_AnyPath] = None,
 ) -> List[IcomRecord]:
     """Records of the iCom listener that match, oldest first; ``dir`` is its directory, by default that of the settings."""
 
-def icom_record(path: PathLike) -> IcomRecord:
+def icom_record(path: _AnyPath) -> IcomRecord:
     """A recorded file, written by this listener or by PyMedPhys's."""
 
 @final
@@ -364,7 +364,7 @@ def plans(
 ) -> List[Dict[str, Any]]:
     """The plans that the archive lists, newest first; ``plan`` may hold * and ?."""
 
-def directory_series(directory: PathLike, image_type: Optional[str] = "PORTAL", kv: bool = False) -> Series:
+def directory_series(directory: _AnyPath, image_type: Optional[str] = "PORTAL", kv: bool = False) -> Series:
     """The session that lies in a directory of the node."""
 
 def _compat_plans(
