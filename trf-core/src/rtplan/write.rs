@@ -73,7 +73,7 @@ impl RtPlan {
         dataset.put(sequence(tags::FRACTION_GROUP_SEQUENCE, vec![self.delivered_group(&group, &beams)?]));
         let mut plan = Self { dataset };
         if let Identity::New { label_suffix } = &options.identity {
-            plan.take_new_identity(self, label_suffix)?;
+            plan.take_new_identity(self, label_suffix, &beams)?;
         }
         Ok(plan)
     }
@@ -121,7 +121,12 @@ impl RtPlan {
         Ok(item)
     }
 
-    fn take_new_identity(&mut self, template: &Self, label_suffix: &str) -> Result<()> {
+    fn take_new_identity(
+        &mut self,
+        template: &Self,
+        label_suffix: &str,
+        beams: &[MatchedBeam],
+    ) -> Result<()> {
         if label_suffix.chars().count() > MAX_SH_CHARACTERS || label_suffix.contains(['\\', '\n', '\r']) {
             return Err(Error::misuse(format!(
                 "a label suffix of more than {MAX_SH_CHARACTERS} characters, or with a backslash"
@@ -142,18 +147,40 @@ impl RtPlan {
             ]);
             self.dataset.put(sequence(tags::REFERENCED_RT_PLAN_SEQUENCE, vec![predecessor]));
         }
-        let uid = content_uid(&self.to_bytes()?);
+        let uid = content_uid(template, label_suffix, beams)?;
         self.dataset.put(DataElement::new(tags::SOP_INSTANCE_UID, VR::UI, uid));
         Ok(())
     }
 }
 
-/// A UID that is the same for the same content, so that a repeated conversion makes no second plan (PS3.5 §B.2, with an
-/// RFC 9562 UUID of version 8).
-fn content_uid(content: &[u8]) -> String {
-    let digest = Sha256::digest(content);
+/// A UID that is the same for the same template and delivery, so that a repeated conversion makes no second plan.
+fn content_uid(template: &RtPlan, label_suffix: &str, beams: &[MatchedBeam]) -> Result<String> {
+    let mut hash = Sha256::new();
+    for text in [template.sop_instance_uid(), template.label(), Some(label_suffix.to_owned())] {
+        hash.update(text.unwrap_or_default());
+        hash.update([0]);
+    }
+    for beam in beams {
+        let delivery = delivered(beam)?;
+        hash.update(beam.planned.number.to_le_bytes());
+        for column in [
+            delivery.meterset_mu(),
+            delivery.gantry_bipolar_deg(),
+            delivery.collimator_bipolar_deg(),
+            delivery.mlc_mm(),
+            delivery.jaw_mm(),
+        ] {
+            hash.update((column.len() as u64).to_le_bytes());
+            column.iter().for_each(|value| hash.update(value.to_le_bytes()));
+        }
+    }
+    Ok(uid_of_hash(&hash.finalize()))
+}
+
+/// A UID under 2.25 (PS3.5 §B.2) with an RFC 9562 UUID of version 8, made of a hash's first 16 bytes.
+fn uid_of_hash(digest: &[u8]) -> String {
     let mut uuid = [0; 16];
-    uuid.iter_mut().zip(digest.iter()).for_each(|(byte, &hashed)| *byte = hashed);
+    uuid.iter_mut().zip(digest).for_each(|(byte, &hashed)| *byte = hashed);
     let uuid = u128::from_be_bytes(uuid);
     let version = 0xF_u128 << 76;
     let variant = 0b11_u128 << 62;
@@ -297,10 +324,10 @@ mod tests {
     }
 
     #[test]
-    fn content_uids_are_valid_and_follow_the_content() {
-        let uid = content_uid(b"plan");
+    fn uids_of_hashes_are_valid_and_follow_the_hash() {
+        let uid = uid_of_hash(&[7; 32]);
         assert!(uid.starts_with("2.25.") && uid.len() <= 64, "{uid}");
-        assert_eq!(uid, content_uid(b"plan"));
-        assert_ne!(uid, content_uid(b"other"));
+        assert_eq!(uid, uid_of_hash(&[7; 32]));
+        assert_ne!(uid, uid_of_hash(&[8; 32]));
     }
 }
