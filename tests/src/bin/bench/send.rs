@@ -3,6 +3,7 @@
 //! It shows what the receiver can take, not what a sender can give.
 
 use std::io::Write;
+use std::sync::Barrier;
 use std::time::Instant;
 
 use dicom_dictionary_std::uids;
@@ -21,15 +22,19 @@ pub(crate) fn run(
     count: usize,
     pdu_length: u32,
 ) -> Value {
-    let begin = Instant::now();
-    let sums: Vec<(u64, usize)> = std::thread::scope(|scope| {
+    // Messages are framed and associations open before the clock runs.
+    let ready = Barrier::new(associations + 1);
+    let (sums, begin): (Vec<(u64, usize)>, Instant) = std::thread::scope(|scope| {
         let workers: Vec<_> = (0..associations)
             .map(|worker| {
                 let numbers = (worker..count).step_by(associations);
-                scope.spawn(move || send(address, called_ae, numbers, pdu_length))
+                let ready = &ready;
+                scope.spawn(move || send(address, called_ae, numbers, pdu_length, ready))
             })
             .collect();
-        workers.into_iter().map(|w| w.join().expect("a sender")).collect()
+        ready.wait();
+        let begin = Instant::now();
+        (workers.into_iter().map(|w| w.join().expect("a sender")).collect(), begin)
     });
     let seconds = begin.elapsed().as_secs_f64();
     let bytes: u64 = sums.iter().map(|s| s.0).sum();
@@ -77,6 +82,7 @@ fn send(
     called_ae: &str,
     numbers: impl Iterator<Item = usize>,
     pdu_length: u32,
+    ready: &Barrier,
 ) -> (u64, usize) {
     let mut association = ClientAssociationOptions::new()
         .calling_ae_title("BENCH")
@@ -92,6 +98,7 @@ fn send(
     let stream = association.inner_stream();
     stream.set_nodelay(true).unwrap();
     let (mut bytes, mut failed) = (0, 0);
+    ready.wait();
     for n in numbers {
         let template = templates.get_mut(n % 2).expect("two of them");
         template.set_number(n);
