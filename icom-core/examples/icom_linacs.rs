@@ -52,10 +52,15 @@ fn start(rate_hz: f64, seconds: f64) -> icom_core::Result<Emulator> {
     Emulator::start("127.0.0.1:0", encoded, Behaviour { rate_hz, ..Behaviour::default() })
 }
 
+/// To the second, as on the wire.
+fn name(linac_time: chrono::NaiveDateTime, counter: u8) -> String {
+    format!("{} {counter}", linac_time.format("%H:%M:%S"))
+}
+
 /// Which message a live file shows: clock and counter name it.
 fn shown(dir: &Path, n: usize) -> Option<String> {
     let snapshot = live::read_any_age(dir, &format!("linac{n}")).ok()?.snapshot?;
-    Some(format!("{} {}", snapshot.linac_time, snapshot.counter))
+    Some(name(snapshot.linac_time, snapshot.counter))
 }
 
 fn report(
@@ -75,7 +80,7 @@ fn report(
             continue;
         }
         for (message, sent) in messages(*rate, seconds).zip(&report.sent) {
-            let key = (n, format!("{} {}", message.linac_time, message.counter));
+            let key = (n, name(message.linac_time, message.counter));
             match seen.get(&key).and_then(|at| at.duration_since(sent.at).ok()) {
                 Some(latency) => latencies_ms.push(latency.as_secs_f64() * 1000.0),
                 None => unseen += 1,

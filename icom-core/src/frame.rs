@@ -365,12 +365,18 @@ enum Step {
     Emit(Option<Frame>),
 }
 
+const PIECE_LEN: usize = 16 * 1024;
+
 /// Cuts a whole file of concatenated messages.
 #[must_use]
 pub fn frames_of(bytes: &[u8]) -> (Vec<Frame>, FrameCounts) {
     let mut framer = Framer::default();
-    framer.push(bytes);
-    let mut frames: Vec<Frame> = std::iter::from_fn(|| framer.next_frame()).collect();
+    let mut frames = Vec::new();
+    // In pieces as a socket gives them: taking a frame off the buffer moves what is behind it.
+    for piece in bytes.chunks(PIECE_LEN) {
+        framer.push(piece);
+        frames.extend(std::iter::from_fn(|| framer.next_frame()));
+    }
     frames.extend(framer.finish());
     (frames, framer.counts())
 }
