@@ -253,6 +253,11 @@ impl Catalog {
         // the catalog forgot of them is read again at the next start.
         c.pragma_update(None, "synchronous", "NORMAL")?;
         c.set_prepared_statement_cache_capacity(64);
+        let applied: i64 = c.pragma_query_value(None, "user_version", |r| r.get(0))?;
+        // The usual case writes nothing: a first write would cost the last one out a checkpoint with its syncs.
+        if applied == MIGRATIONS.len() as i64 {
+            return Ok(());
+        }
         let transaction = c.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
         let version: usize =
             transaction.pragma_query_value(None, "user_version", |r| r.get::<_, i64>(0))? as usize;

@@ -217,13 +217,18 @@ impl Inquiry {
             running.spawn(work(idle, archive, worker > 0, Arc::clone(&queue), self.cancel.clone()));
         }
         let mut found = vec![Vec::new(); n];
-        while let Some(finished) = running.join_next().await {
+        let mut open = n;
+        // Archives limit associations by rejecting more, or by letting them hang (Orthanc beyond its 4 threads): a helper
+        // that still waits for its own when the work is done is left, not waited for.
+        while open > 0
+            && let Some(finished) = running.join_next().await {
             let (association, answered) = finished.map_err(|e| Error::Misuse {
                 what: format!("a query's task ended early: {e}"),
                 hint: "this is a bug: please report it".into(),
             })??;
             self.idle.extend(association);
             for (at, answers) in answered {
+                open = open.saturating_sub(1);
                 if let Some(slot) = found.get_mut(at) {
                     *slot = answers;
                 }

@@ -62,7 +62,7 @@ fn default_response() -> f64 {
     60.0
 }
 fn default_associations() -> usize {
-    3
+    2
 }
 
 impl ArchiveSettings {
