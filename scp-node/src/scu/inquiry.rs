@@ -221,7 +221,8 @@ impl Inquiry {
         // Archives limit associations by rejecting more, or by letting them hang (Orthanc beyond its 4 threads): a helper
         // that still waits for its own when the work is done is left, not waited for.
         while open > 0
-            && let Some(finished) = running.join_next().await {
+            && let Some(finished) = running.join_next().await
+        {
             let (association, answered) = finished.map_err(|e| Error::Misuse {
                 what: format!("a query's task ended early: {e}"),
                 hint: "this is a bug: please report it".into(),
