@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Result};
 use crate::images::{Catalog, Instance, PlanRecord, Session, SessionFilter};
-use crate::names::Uid;
+use crate::names::{Uid, fits};
 use crate::scu::{Archive, Inquiry, ListedPlan};
 use crate::settings::Settings;
 
@@ -202,7 +202,7 @@ pub async fn plans(
     let listing = listing(patient_id, archive, settings, cancel, true).await?;
     let mut plans = listing.plans;
     if let Some(label) = label {
-        plans.retain(|p| p.label.as_deref().is_some_and(|l| matches_pattern(l, label)));
+        plans.retain(|p| p.label.as_deref().is_some_and(|l| fits(label, l)));
     }
     plans.sort_by(|a, b| (b.dated, &b.plan_uid).cmp(&(a.dated, &a.plan_uid)));
     Ok(plans)
@@ -246,8 +246,7 @@ pub async fn sessions(
     let present = catalog.present(listing.images.iter().map(|i| &i.sop_instance_uid))?;
     let mut sessions = choice::summarize(&listing, &present);
     sessions.retain(|s| {
-        let labelled =
-            label.is_none_or(|l| s.plan_label.as_deref().is_some_and(|have| matches_pattern(have, l)));
+        let labelled = label.is_none_or(|l| s.plan_label.as_deref().is_some_and(|have| fits(l, have)));
         labelled && date.is_none_or(|d| s.acquired.is_some_and(|a| a.date() == d))
     });
     Ok(sessions)
@@ -282,32 +281,6 @@ async fn listing(
     }
     inquiry.close().await;
     Ok(listing)
-}
-
-/// `*` and `?`, as file names have them.
-fn matches_pattern(text: &str, pattern: &str) -> bool {
-    let (text, pattern): (Vec<char>, Vec<char>) = (text.chars().collect(), pattern.chars().collect());
-    // matches[j]: whether the text read so far matches the first j characters of the pattern.
-    let mut matches: Vec<bool> = std::iter::once(true)
-        .chain(pattern.iter().scan(true, |all, c| {
-            *all &= *c == '*';
-            Some(*all)
-        }))
-        .collect();
-    for c in text {
-        let before = std::mem::take(&mut matches);
-        matches.push(false);
-        for (p, pair) in pattern.iter().zip(before.windows(2)) {
-            let (shorter, same) = (pair.first() == Some(&true), pair.last() == Some(&true));
-            let left = matches.last() == Some(&true);
-            matches.push(match p {
-                '*' => left || same,
-                '?' => shorter,
-                p => shorter && *p == c,
-            });
-        }
-    }
-    matches.last() == Some(&true)
 }
 
 /// One running fetch.
@@ -523,27 +496,4 @@ fn from_catalog(catalog: &Catalog, patient_id: &str, chosen: &ChosenSession) -> 
                 .into(),
         missing: Vec::new(),
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::matches_pattern;
-
-    #[test]
-    fn labels_match_patterns() {
-        for (text, pattern, expected) in [
-            ("WL_10MV", "WL_10MV", true),
-            ("WL_10MV", "WL_*", true),
-            ("WL_10MV", "*", true),
-            ("", "*", true),
-            ("", "?", false),
-            ("WL_10MV", "WL_??MV", true),
-            ("WL_10MV", "WL_?MV", false),
-            ("WL_10MV", "*MV", true),
-            ("WL_10MV", "*MV*X", false),
-            ("WL_10MV", "wl_10mv", false),
-        ] {
-            assert_eq!(matches_pattern(text, pattern), expected, "{text} {pattern}");
-        }
-    }
 }

@@ -155,12 +155,25 @@ mod tests {
 
     #[test]
     fn patterns_fit_as_in_a_shell() {
-        for (pattern, text) in
-            [("*", ""), ("QA*", "QA_1"), ("*_WL", "QA_TB_WL"), ("Q?_*", "QA_X"), ("a*b*c", "a1b2b3c")]
-        {
+        for (pattern, text) in [
+            ("*", ""),
+            ("QA*", "QA_1"),
+            ("*_WL", "QA_TB_WL"),
+            ("Q?_*", "QA_X"),
+            ("a*b*c", "a1b2b3c"),
+            ("WL_??MV", "WL_10MV"),
+        ] {
             assert!(fits(pattern, text), "{pattern} {text}");
         }
-        for (pattern, text) in [("", "x"), ("QA*", "qa_1"), ("?", ""), ("*_WL", "WL"), ("a*b*c", "a1b2")] {
+        for (pattern, text) in [
+            ("", "x"),
+            ("QA*", "qa_1"),
+            ("?", ""),
+            ("*_WL", "WL"),
+            ("a*b*c", "a1b2"),
+            ("*MV*X", "WL_10MV"),
+            ("WL_?MV", "WL_10MV"),
+        ] {
             assert!(!fits(pattern, text), "{pattern} {text}");
         }
     }
