@@ -29,6 +29,7 @@ pub(super) fn run(_args: &Args, context: &Context) -> Result<ExitCode> {
 }
 
 async fn serve(context: &Context) -> Result<()> {
+    let stop_asked = stopped();
     let settings = context.settings();
     let limits = &settings.node.limits;
     let store = Store::open(&settings.images, &settings.node.access.patients, limits.object_bytes)?;
@@ -46,7 +47,7 @@ async fn serve(context: &Context) -> Result<()> {
     let shutdown = CancellationToken::new();
     let stop = shutdown.clone();
     tokio::spawn(async move {
-        stopped().await;
+        stop_asked.await;
         tracing::info!("stopping");
         stop.cancel();
     });
@@ -89,25 +90,35 @@ fn completions(
 }
 
 /// Ctrl-C, or the system's wish: SIGTERM, on Windows a closed console or a shutdown.
-pub(super) async fn stopped() {
+///
+/// What asks for a stop is heard from the call on, not only once the future is awaited: a service may be stopped in the
+/// moment in which it says that it is up.
+pub(super) fn stopped() -> impl Future<Output = ()> + Send {
     #[cfg(unix)]
     {
         use tokio::signal::unix::{SignalKind, signal};
-        match signal(SignalKind::terminate()) {
-            Ok(mut terminate) => {
-                tokio::select! { _ = tokio::signal::ctrl_c() => {}, _ = terminate.recv() => {} }
+        let signals = signal(SignalKind::terminate()).and_then(|t| Ok((t, signal(SignalKind::interrupt())?)));
+        async move {
+            match signals {
+                Ok((mut terminate, mut interrupt)) => {
+                    tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+                }
+                Err(_) => drop(tokio::signal::ctrl_c().await),
             }
-            Err(_) => drop(tokio::signal::ctrl_c().await),
         }
     }
     #[cfg(windows)]
     {
         use tokio::signal::windows;
-        match (windows::ctrl_close(), windows::ctrl_shutdown()) {
-            (Ok(mut close), Ok(mut shutdown)) => {
-                tokio::select! { _ = tokio::signal::ctrl_c() => {}, _ = close.recv() => {}, _ = shutdown.recv() => {} }
+        let signals =
+            windows::ctrl_c().and_then(|c| Ok((c, windows::ctrl_close()?, windows::ctrl_shutdown()?)));
+        async move {
+            match signals {
+                Ok((mut interrupt, mut close, mut shutdown)) => {
+                    tokio::select! { _ = interrupt.recv() => {}, _ = close.recv() => {}, _ = shutdown.recv() => {} }
+                }
+                Err(_) => drop(tokio::signal::ctrl_c().await),
             }
-            _ => drop(tokio::signal::ctrl_c().await),
         }
     }
 }

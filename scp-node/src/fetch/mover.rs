@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Step;
 use crate::dimse::Status;
+use crate::dimse::status::Class;
 use crate::error::{Error, Result};
 use crate::images::Catalog;
 use crate::names::Uid;
@@ -68,6 +69,9 @@ pub(super) async fn bring(
     let total = wanted.instances.len();
     let mut missing = absent(catalog, &wanted.instances)?;
     let mut worst = MoveOutcome::default();
+    // Some archives fail on a list of SOP Instance UIDs (PS3.4 §C.4.2.1.4.2) with statuses that say anything but that
+    // (pynetdicom: unknown destination); the second attempt then asks for one object at a time.
+    let mut refuses_lists = false;
     let cancel = inquiry.cancel_token();
     for attempt in 0..2 {
         if missing.is_empty() {
@@ -77,7 +81,7 @@ pub(super) async fn bring(
         let chunks: Vec<Vec<Uid>> = if whole {
             vec![missing.clone()]
         } else {
-            missing.chunks(UIDS_PER_MOVE).map(<[_]>::to_vec).collect()
+            missing.chunks(if refuses_lists { 1 } else { UIDS_PER_MOVE }).map(<[_]>::to_vec).collect()
         };
         for chunk in chunks {
             let outcome = attempt_move(inquiry, catalog, settings, wanted, &chunk, whole, progress).await?;
@@ -90,11 +94,17 @@ pub(super) async fn bring(
                     failed = outcome.failed, warning = outcome.warning, "a move did not succeed wholly"
                 );
                 worst = outcome;
+                if refuses_lists && worst.status.class() == Class::Failure && !arrived_any(catalog, &chunk)? {
+                    // It was not the list, then: what one object meets, all would meet.
+                    break;
+                }
             }
         }
         missing = absent(catalog, &wanted.instances)?;
+        let nothing_came = missing.len() == total && worst.status.class() == Class::Failure;
+        refuses_lists = nothing_came && !whole && total > 1;
         // An unknown destination stays unknown: trying again would only delay the sentence that helps.
-        if worst.status == Status::MOVE_DESTINATION_UNKNOWN {
+        if worst.status == Status::MOVE_DESTINATION_UNKNOWN && !refuses_lists {
             break;
         }
     }

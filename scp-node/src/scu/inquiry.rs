@@ -4,7 +4,7 @@
 //! archive (Aria) answers it for the whole patient at once; the others are walked from study to series. Which kind an
 //! archive is, is found out by the first query, and told to the caller, who remembers it.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::task::JoinSet;
@@ -105,7 +105,7 @@ impl Inquiry {
                     outcome.answers.iter().filter_map(|a| ListedSeries::read(a, patient_id, None)).collect();
                 if !series.is_empty() {
                     self.learn(Strategy::Relational);
-                    return Ok(series);
+                    return Ok(distinct(series, |s| &s.series_uid));
                 }
             }
             // Refused, or nothing: some archives answer a relational query with success and no match.
@@ -128,14 +128,14 @@ impl Inquiry {
 
     async fn series_by_study(&mut self, patient_id: &str) -> Result<Vec<ListedSeries>> {
         let answers = self.find_one(query::studies(patient_id)).await?;
-        let studies: Vec<Uid> =
-            answers.iter().filter_map(|a| super::listing::study_of(a, patient_id)).collect();
+        let studies = answers.iter().filter_map(|a| super::listing::study_of(a, patient_id)).collect();
+        let studies: Vec<Uid> = distinct(studies, |s| s);
         let queries = studies.iter().map(|s| query::series(patient_id, Scope::Study(s))).collect();
         let found = self.find_all(queries).await?;
         let read = |(study, answers): (&Uid, Vec<Answer>)| -> Vec<ListedSeries> {
             answers.iter().filter_map(|a| ListedSeries::read(a, patient_id, Some(study))).collect()
         };
-        Ok(studies.iter().zip(found).flat_map(read).collect())
+        Ok(distinct(studies.iter().zip(found).flat_map(read).collect(), |s| &s.series_uid))
     }
 
     /// The plans in these series.
@@ -237,6 +237,12 @@ impl Inquiry {
         }
         Ok(found)
     }
+}
+
+/// The first of each: pynetdicom's archive answers at SERIES level once for every instance.
+fn distinct<T>(items: Vec<T>, uid: impl Fn(&T) -> &Uid) -> Vec<T> {
+    let mut seen = HashSet::new();
+    items.into_iter().filter(|item| seen.insert(uid(item).clone())).collect()
 }
 
 type Answered = Vec<(usize, Vec<Answer>)>;

@@ -300,8 +300,11 @@ fn decimal_string(value: f64) -> String {
         return shortest;
     }
     let whole = format!("{:.0}", value.trunc()).len();
-    let decimals = MAX_DS_CHARACTERS.saturating_sub(whole + 2);
-    format!("{value:.decimals$}").trim_end_matches('0').to_owned()
+    let decimals = MAX_DS_CHARACTERS.saturating_sub(whole + 1);
+    let text = format!("{value:.decimals$}");
+    // Rounding up to a whole number leaves zeros only; one of them stays behind the point.
+    let text = text.trim_end_matches('0');
+    if text.ends_with('.') { format!("{text}0") } else { text.to_owned() }
 }
 
 fn sequence(tag: Tag, items: Vec<InMemDicomObject>) -> DataElement<InMemDicomObject> {
@@ -321,6 +324,7 @@ mod tests {
         let long = decimal_string(-100.0 / 3.0);
         assert_eq!(long, "-33.333333333333");
         assert!(long.len() <= 16);
+        assert_eq!(decimal_string(9.999_999_999_999_999_9_f64.next_down()), "10.0");
     }
 
     #[test]
