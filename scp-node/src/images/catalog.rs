@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::{NaiveDate, NaiveDateTime};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
@@ -17,6 +17,8 @@ use crate::names::Uid;
 
 /// How long a writer waits for another process's transaction.
 const BUSY: Duration = Duration::from_secs(20);
+/// Pause between two tries where SQLite itself does not wait.
+const BUSY_PAUSE: Duration = Duration::from_millis(5);
 /// How times are written: sortable as text, microseconds kept.
 pub(super) const TIME_FORMAT: &str = "%Y-%m-%dT%H:%M:%S%.6f";
 
@@ -199,8 +201,15 @@ impl Catalog {
         std::fs::create_dir_all(&directory).map_err(Error::io(&directory))?;
         let connection = Connection::open(&path).map_err(catalog_error(&path))?;
         let mut catalog = Self { connection, root: root.into(), path };
-        catalog.prepare().map_err(catalog_error(&catalog.path.clone()))?;
-        Ok(catalog)
+        let deadline = Instant::now() + BUSY;
+        loop {
+            match catalog.prepare() {
+                Ok(()) => return Ok(catalog),
+                // Making a database a WAL one needs it alone, and SQLite does not wait for that: two that make it at once.
+                Err(error) if is_busy(&error) && Instant::now() < deadline => std::thread::sleep(BUSY_PAUSE),
+                Err(error) => return Err(catalog_error(&catalog.path)(error)),
+            }
+        }
     }
 
     /// Opens for reading only, also when this account may not write there.
@@ -494,6 +503,13 @@ impl Catalog {
     pub(crate) fn connection(&self) -> &Connection {
         &self.connection
     }
+}
+
+fn is_busy(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked)
+    )
 }
 
 fn catalog_error(path: &Path) -> impl FnOnce(rusqlite::Error) -> Error {

@@ -389,3 +389,22 @@ fn sessions_are_found_by_date_kind_and_image_type_newest_first() {
     );
     assert!(find(SessionFilter { image_type: Some("DRR".into()), ..Default::default() }).is_empty());
 }
+
+#[test]
+fn many_may_open_a_new_catalog_at_once() {
+    let root = tempfile::tempdir().unwrap();
+    let start = std::sync::Barrier::new(16);
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..16)
+            .map(|_| {
+                scope.spawn(|| {
+                    start.wait();
+                    Catalog::open(root.path()).map(|c| c.total_bytes().unwrap())
+                })
+            })
+            .collect();
+        for thread in threads {
+            assert_eq!(thread.join().unwrap().unwrap(), 0);
+        }
+    });
+}
