@@ -4,6 +4,7 @@ Everything lies in temporary directories, ports are chosen by the system, and no
 is said and skipped, unless REQUIRE_PEERS=1.
 """
 
+import copy
 import datetime as dt
 import os
 import pathlib
@@ -116,7 +117,8 @@ class Patient:
         from pydicom.dataset import Dataset
         from pydicom.sequence import Sequence
 
-        image = self._phantom[index].copy()
+        # Deep, since setting an attribute of a shallow copy writes into the element that all copies share.
+        image = copy.deepcopy(self._phantom[index])
         moment = acquired + dt.timedelta(seconds=10 * n)
         image.SOPClassUID = "1.2.840.10008.5.1.4.1.1.481.1"
         image.SOPInstanceUID = _uid()
