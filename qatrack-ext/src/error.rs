@@ -63,6 +63,7 @@ impl From<trf_core::Error> for Failure {
         let kind = match &error {
             Error::Malformed { .. } => "malformed",
             Error::PeerMisbehaved { .. } => "peer_misbehaved",
+            Error::Unreachable { .. } => "unreachable",
             Error::Unsupported { .. } => "unsupported",
             Error::Limit { .. } => "limit",
             Error::Io { .. } => "io",

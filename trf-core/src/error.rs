@@ -30,6 +30,16 @@ pub enum Error {
         /// What it did.
         what: String,
     },
+    /// A machine or server cannot be reached, refuses us, or fell silent.
+    #[error("{peer}: {what}")]
+    Unreachable {
+        /// Host or machine, never a patient's data.
+        peer: String,
+        /// What was tried and how it ended.
+        what: String,
+        /// What to check.
+        hint: &'static str,
+    },
     /// The input is valid, but not something we handle.
     #[error("not supported: {what}")]
     Unsupported {
@@ -120,7 +130,9 @@ impl Error {
                 ErrorKind::StorageFull => "free space on the disk, then try again",
                 _ => "check the disk or the network share, then try again",
             },
-            Self::Unsupported { hint, .. } | Self::Misuse { hint, .. } => hint,
+            Self::Unreachable { hint, .. } | Self::Unsupported { hint, .. } | Self::Misuse { hint, .. } => {
+                hint
+            }
         }
     }
 }
