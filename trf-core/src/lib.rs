@@ -7,6 +7,8 @@
 //! Input: a `.trf` file as the linac's control system wrote it. Nothing in it is trusted: every length is bounded by a
 //! named constant and by the bytes that are there. Numbers in the file are little endian.
 
+#[cfg(feature = "fleet")]
+pub mod align;
 pub mod check;
 pub mod columns;
 pub mod csv;
