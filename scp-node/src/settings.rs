@@ -8,7 +8,9 @@ mod analysis;
 mod archive;
 mod hooks;
 mod images;
+mod mosaiq;
 mod node;
+mod secret;
 mod site;
 
 use std::collections::BTreeMap;
@@ -20,7 +22,9 @@ pub use analysis::AnalysisSettings;
 pub use archive::{ArchiveSettings, Strategy};
 pub use hooks::HookSettings;
 pub use images::{Durability, ImageSettings, StorageClasses};
+pub use mosaiq::{Encrypt, MosaiqSettings};
 pub use node::{AccessSettings, LimitSettings, NodeSettings, TimeoutSettings};
+pub use secret::{Place, Secret};
 pub use site::{LinacSettings, SiteSettings};
 
 use crate::error::{Error, Result};

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::wrong;
+use super::{MosaiqSettings, wrong};
 use crate::error::Result;
 
 /// `[[site]]`.
@@ -13,6 +13,9 @@ use crate::error::Result;
 pub struct SiteSettings {
     /// What people call it.
     pub name: String,
+    /// Its Mosaiq; without one, records are not given to patients.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mosaiq: Option<MosaiqSettings>,
     /// Its linacs.
     #[serde(rename = "linac", skip_serializing_if = "Vec::is_empty")]
     pub linacs: Vec<LinacSettings>,
@@ -24,6 +27,8 @@ pub struct SiteSettings {
 pub struct LinacSettings {
     /// What people call it; unique over all sites.
     pub name: String,
+    /// What Mosaiq calls it (last name of the machine's entry in Staff); empty: as `name`. Spaces do not count.
+    pub mosaiq_name: String,
     /// Address of its iCom port; empty: not listened to.
     pub ip: String,
     /// Its iCom port.
@@ -37,6 +42,7 @@ impl Default for LinacSettings {
     fn default() -> Self {
         Self {
             name: String::new(),
+            mosaiq_name: String::new(),
             ip: String::new(),
             icom_port: icom_core::settings::ICOM_PORT,
             icom_pass_through: None,
@@ -52,6 +58,13 @@ impl SiteSettings {
                 "a linac has no name: give it the one that people use".into(),
             ));
         }
-        Ok(())
+        self.mosaiq.as_ref().map_or(Ok(()), MosaiqSettings::check)
+    }
+}
+
+impl LinacSettings {
+    /// What Mosaiq calls it.
+    pub fn in_mosaiq(&self) -> &str {
+        if self.mosaiq_name.trim().is_empty() { &self.name } else { &self.mosaiq_name }
     }
 }
