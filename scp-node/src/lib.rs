@@ -17,5 +17,6 @@ pub mod names;
 pub mod scp;
 pub mod scu;
 pub mod settings;
+pub mod web;
 
 pub use error::{Error, Result};

@@ -12,6 +12,7 @@ mod mosaiq;
 mod node;
 mod secret;
 mod site;
+mod web;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -26,6 +27,7 @@ pub use mosaiq::{Encrypt, MosaiqSettings};
 pub use node::{AccessSettings, LimitSettings, NodeSettings, TimeoutSettings};
 pub use secret::{Place, Secret};
 pub use site::{LinacSettings, SiteSettings};
+pub use web::WebSettings;
 
 use crate::error::{Error, Result};
 
@@ -54,6 +56,8 @@ pub struct Settings {
     pub hooks: HookSettings,
     /// How `qatrack_ext` runs pylinac.
     pub analysis: AnalysisSettings,
+    /// The status page, `/metrics` and `/healthz`.
+    pub web: WebSettings,
     /// What is logged.
     pub log: LogSettings,
 }
@@ -183,6 +187,7 @@ impl Settings {
         self.images.check()?;
         self.hooks.check()?;
         self.analysis.check()?;
+        self.web.check()?;
         self.sites.iter().try_for_each(SiteSettings::check)?;
         self.listener().check().map_err(|error| wrong("icom", error.to_string()))?;
         let mut names = std::collections::BTreeSet::new();
@@ -336,6 +341,7 @@ mod tests {
             ("[hooks]\nat_once = 0", "hooks.at_once", "between 1 and 64"),
             ("[hooks]\nsettle_s = 0.0", "hooks.settle_s", "between 0.001 and 86400"),
             ("[analysis]\npython = 'python3'", "analysis.python", "absolute path"),
+            ("[web]\nbind = 'localhost'", "web.bind", "127.0.0.1:8104"),
             (
                 "[[archive]]\nname = 'a'\nae_title='A'\nhost='h'\n[[archive]]\nname='A'\nae_title='B'\nhost='h'",
                 "archive.name",
