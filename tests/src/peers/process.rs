@@ -1,5 +1,6 @@
 //! Child processes that die with their test.
 
+use std::hash::BuildHasher;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -59,9 +60,22 @@ impl Drop for Process {
     }
 }
 
+/// Ports for peers lie below those that systems give to outgoing connections, which would take a free one
+/// between this look and the peer's.
+const PEER_PORTS: std::ops::Range<u16> = 15_000..32_000;
+
 /// A port that nobody listens on at this moment, for programs that cannot choose one themselves.
+///
+/// # Panics
+/// When a thousand random ones are all taken.
+#[expect(clippy::expect_used, reason = "a test that has no port must end")]
 pub fn free_port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+    let random = std::hash::RandomState::new();
+    let free = (0_u64..1000).find_map(|n| {
+        let port = PEER_PORTS.start + (random.hash_one(n) % PEER_PORTS.len() as u64) as u16;
+        TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok().map(|_| port)
+    });
+    free.expect("a free port")
 }
 
 /// Polls until the condition holds.
