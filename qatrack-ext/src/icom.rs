@@ -14,13 +14,10 @@ use icom_core::live::{self, Live};
 use icom_core::session::Record;
 use icom_core::settings::index_path;
 use icom_core::{Error, archive};
-use numpy::{PyArray1, PyArray2, PyArray3, PyArrayMethods};
-use pyo3::exceptions::PyKeyError;
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
-use trf_core::Delivery;
 
-use crate::convert::{day, need_numpy};
+use crate::convert::day;
+use crate::delivery::Delivery;
 use crate::error::{Failure, boundary, waiting};
 
 impl From<Error> for Failure {
@@ -218,12 +215,12 @@ impl IcomRecord {
 
     /// Control points; `compatible=True` gives PyMedPhys's numbers.
     #[pyo3(signature = (*, compatible=false))]
-    fn delivery(&self, py: Python<'_>, compatible: bool) -> PyResult<IcomDelivery> {
+    fn delivery(&self, py: Python<'_>, compatible: bool) -> PyResult<Delivery> {
         boundary(|| {
             let rules = if compatible { Rules::PyMedPhys } else { Rules::Complete };
             waiting(py, || -> Result<_, Failure> {
                 let bytes = archive::read(&self.path)?;
-                Ok(IcomDelivery { delivery: from_icom(&bytes, rules)? })
+                Ok(from_icom(&bytes, rules)?.into())
             })
         })
     }
@@ -235,82 +232,9 @@ impl IcomRecord {
     }
 }
 
-/// Control points of a record, as numpy arrays.
-#[pyclass(frozen, module = "qatrack_ext")]
-struct IcomDelivery {
-    delivery: Delivery,
-}
-
-#[pymethods]
-impl IcomDelivery {
-    /// Cumulative MU, shape (n,).
-    #[getter]
-    fn meterset_mu<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray1<f64>>> {
-        need_numpy(py)?;
-        Ok(PyArray1::from_slice(py, self.delivery.meterset_mu()))
-    }
-
-    /// Gantry, bipolar degrees, shape (n,).
-    #[getter]
-    fn gantry_bipolar_deg<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray1<f64>>> {
-        need_numpy(py)?;
-        Ok(PyArray1::from_slice(py, self.delivery.gantry_bipolar_deg()))
-    }
-
-    /// Collimator, bipolar degrees, shape (n,).
-    #[getter]
-    fn collimator_bipolar_deg<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray1<f64>>> {
-        need_numpy(py)?;
-        Ok(PyArray1::from_slice(py, self.delivery.collimator_bipolar_deg()))
-    }
-
-    /// Leaf tips in PyMedPhys's frame, mm, shape (n, 80, 2).
-    #[getter]
-    fn mlc_mm<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray3<f64>>> {
-        need_numpy(py)?;
-        let flat = PyArray1::from_slice(py, self.delivery.mlc_mm());
-        flat.reshape([self.delivery.n_cp(), self.delivery.n_pairs(), 2])
-    }
-
-    /// Diaphragms in PyMedPhys's frame, mm, shape (n, 2).
-    #[getter]
-    fn jaw_mm<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray2<f64>>> {
-        need_numpy(py)?;
-        PyArray1::from_slice(py, self.delivery.jaw_mm()).reshape([self.delivery.n_cp(), 2])
-    }
-
-    /// The five columns by PyMedPhys's names: `pymedphys.Delivery(**d.to_pymedphys())`.
-    fn to_pymedphys<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let columns = PyDict::new(py);
-        columns.set_item("monitor_units", self.meterset_mu(py)?)?;
-        columns.set_item("gantry", self.gantry_bipolar_deg(py)?)?;
-        columns.set_item("collimator", self.collimator_bipolar_deg(py)?)?;
-        columns.set_item("mlc", self.mlc_mm(py)?)?;
-        columns.set_item("jaw", self.jaw_mm(py)?)?;
-        Ok(columns)
-    }
-
-    /// Column by name.
-    fn __getitem__<'py>(&self, py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyAny>> {
-        match name {
-            "meterset_mu" => Ok(self.meterset_mu(py)?.into_any()),
-            "gantry_bipolar_deg" => Ok(self.gantry_bipolar_deg(py)?.into_any()),
-            "collimator_bipolar_deg" => Ok(self.collimator_bipolar_deg(py)?.into_any()),
-            "mlc_mm" => Ok(self.mlc_mm(py)?.into_any()),
-            "jaw_mm" => Ok(self.jaw_mm(py)?.into_any()),
-            _ => Err(PyKeyError::new_err(name.to_owned())),
-        }
-    }
-
-    fn __len__(&self) -> usize {
-        self.delivery.n_cp()
-    }
-}
-
 /// Adds this file's functions and classes to the module.
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<IcomRecord>()?;
-    module.add_class::<IcomDelivery>()?;
     module.add_function(wrap_pyfunction!(icom_json, module)?)?;
     module.add_function(wrap_pyfunction!(icom_deliveries, module)?)?;
     module.add_function(wrap_pyfunction!(icom_record, module)?)

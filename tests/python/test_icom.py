@@ -101,13 +101,15 @@ def test_records_are_found_by_linac_patient_and_day(recorded):
 def test_a_delivery_has_arrays_in_the_frame_of_pymedphys(recorded):
     record = qatrack_ext.icom_deliveries(dir=recorded)[0]
     delivery = record.delivery()
+    assert isinstance(delivery, qatrack_ext.Delivery)
     n = len(delivery)
     assert n > MESSAGES
     assert delivery.mlc_mm.shape == (n, 80, 2) and delivery.jaw_mm.shape == (n, 2)
     assert delivery.meterset_mu[0] == 0 and round(delivery.meterset_mu[-1], 6) == MU
-    assert np.all(np.diff(delivery["meterset_mu"]) >= 0)
+    assert np.all(np.diff(delivery.meterset_mu) >= 0)
     assert delivery.gantry_bipolar_deg.min() >= -180 and delivery.gantry_bipolar_deg.max() <= 180
     assert set(delivery.to_pymedphys()) == {"monitor_units", "gantry", "collimator", "mlc", "jaw"}
+    assert delivery.metersetmap(grid_resolution=5).max() > 0
     by_path = qatrack_ext.icom_record(record.path)
     assert by_path.mu == record.mu and by_path.linac is None
     assert np.array_equal(by_path.delivery(compatible=True).mlc_mm, record.delivery(compatible=True).mlc_mm)

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     )
     from ._icom import Snapshot as Snapshot, icom as icom, linac_state as linac_state
     from ._native import (
-        IcomDelivery as IcomDelivery,
         IcomRecord as IcomRecord,
         Series as Series,
         TrfRecord as TrfRecord,
@@ -47,7 +46,6 @@ if TYPE_CHECKING:
 _WHERE = {
     "AnalysisError": "._errors",
     "Error": "._errors",
-    "IcomDelivery": "._native",
     "IcomRecord": "._native",
     "IncompleteError": "._errors",
     "InternalError": "._errors",
@@ -81,7 +79,6 @@ __all__ = [
     "AnalysisError",
     "Delivery",
     "Error",
-    "IcomDelivery",
     "IcomRecord",
     "IncompleteError",
     "InternalError",

@@ -209,31 +209,6 @@ def icom_json(
     """A linac's live state as JSON; users call ``qatrack_ext.icom``."""
 
 @final
-class IcomDelivery:
-    """Control points of an iCom record, in the frame of PyMedPhys's Delivery."""
-
-    @property
-    def meterset_mu(self) -> NDArray[np.float64]:
-        """Cumulative MU, shape (n,)."""
-    @property
-    def gantry_bipolar_deg(self) -> NDArray[np.float64]:
-        """Gantry, -180 to 180 degrees, shape (n,)."""
-    @property
-    def collimator_bipolar_deg(self) -> NDArray[np.float64]:
-        """Collimator, -180 to 180 degrees, shape (n,)."""
-    @property
-    def mlc_mm(self) -> NDArray[np.float64]:
-        """Leaf tips, mm, positive away from the axis, shape (n, 80, 2)."""
-    @property
-    def jaw_mm(self) -> NDArray[np.float64]:
-        """Diaphragms, mm, positive away from the axis, shape (n, 2)."""
-    def to_pymedphys(self) -> Dict[str, NDArray[np.float64]]:
-        """Columns by PyMedPhys's names: ``pymedphys.Delivery(**d.to_pymedphys())``."""
-    def __getitem__(self, name: str, /) -> NDArray[np.float64]: ...
-    def __len__(self) -> int:
-        """Number of control points."""
-
-@final
 class IcomRecord:
     """One use of a linac by one patient, as the iCom listener recorded it."""
 
@@ -266,7 +241,7 @@ class IcomRecord:
         """Places where messages are missing."""
     def summary(self) -> Dict[str, Any]:
         """Everything the index knows, fit for a composite test's result: fields, gaps, repeats, lost links."""
-    def delivery(self, *, compatible: bool = False) -> IcomDelivery:
+    def delivery(self, *, compatible: bool = False) -> Delivery:
         """Control points; ``compatible=True`` gives the numbers of PyMedPhys's ``Delivery.from_icom``."""
 
 def icom_deliveries(
