@@ -1,5 +1,6 @@
 //! Attributes of a data set or item, as the types that a plan needs.
 
+use dicom_core::PrimitiveValue;
 use dicom_core::header::Tag;
 use dicom_object::InMemDicomObject;
 
@@ -26,9 +27,14 @@ pub(super) fn number(item: &InMemDicomObject, tag: Tag) -> Option<f64> {
 /// All numbers of an attribute.
 pub(super) fn numbers(item: &InMemDicomObject, tag: Tag, name: &str) -> Result<Vec<f64>> {
     let element = item.get(tag).ok_or_else(|| malformed(name, "none"))?;
-    let numbers = element
-        .to_multi_float64()
-        .map_err(|error| malformed(format!("numbers in {name}"), error.to_string()))?;
+    let numbers = match element.value().primitive() {
+        // Values that we wrote and did not read again: one text.
+        Some(PrimitiveValue::Str(text)) => {
+            text.split('\\').map(|number| number.trim().parse()).collect::<Result<Vec<f64>, _>>().ok()
+        }
+        _ => element.to_multi_float64().ok(),
+    };
+    let numbers = numbers.ok_or_else(|| malformed(format!("numbers in {name}"), "other text"))?;
     if numbers.iter().all(|number| number.is_finite()) {
         Ok(numbers)
     } else {

@@ -8,6 +8,7 @@
 mod angles;
 mod beam;
 mod field;
+mod file;
 mod matching;
 mod write;
 
@@ -17,7 +18,6 @@ use std::path::Path;
 use dicom_core::header::Tag;
 use dicom_dictionary_std::{tags, uids};
 use dicom_object::file::ReadPreamble;
-use dicom_object::meta::FileMetaTableBuilder;
 use dicom_object::{InMemDicomObject, OpenFileOptions};
 use dicom_transfer_syntax_registry::entries::{EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN};
 
@@ -182,16 +182,12 @@ impl RtPlan {
         Delivery::merge(beams.iter().map(|beam| &beam.delivery))
     }
 
-    /// The plan as a DICOM file: preamble, file meta group, Explicit VR Little Endian.
+    /// The plan as a DICOM file: preamble, file meta group, Explicit VR Little Endian (Implicit, if a value is too long for it).
     ///
     /// # Errors
     /// [`Error::Malformed`] if the data set cannot be encoded.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
-        let meta = FileMetaTableBuilder::new().transfer_syntax(uids::EXPLICIT_VR_LITTLE_ENDIAN);
-        let file = self.dataset.clone().with_meta(meta).map_err(cannot_encode)?;
-        let mut bytes = Vec::new();
-        file.write_all(&mut bytes).map_err(cannot_encode)?;
-        Ok(bytes)
+        file::bytes(&self.dataset)
     }
 
     fn beam_item(&self, number: i32) -> Result<&InMemDicomObject> {

@@ -1,8 +1,8 @@
 //! A delivery written as an RT Plan, on the template of the plan that was to be delivered.
 
-use dicom_core::header::Tag;
+use dicom_core::header::{Header, Tag};
 use dicom_core::value::DataSetSequence;
-use dicom_core::{DataElement, PrimitiveValue, VR};
+use dicom_core::{DataElement, VR};
 use dicom_dictionary_std::{tags, uids};
 use dicom_object::InMemDicomObject;
 use sha2::{Digest, Sha256};
@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use super::matching::match_beams;
 use super::{FractionGroup, MatchedBeam, RtPlan, Scope, field, malformed};
 use crate::delivery::{iec_from_bipolar_deg, round_decimals};
+use crate::digits::push_tenths;
 use crate::{Delivery, Error, Result};
 
 /// Longest text of a DS value (PS3.5 §6.2).
@@ -65,7 +66,7 @@ impl RtPlan {
         options: &WriteOptions,
     ) -> Result<Self> {
         let (group, beams) = match_beams(delivery, self, group, options.scope)?;
-        let mut dataset = self.dataset.clone();
+        let mut dataset = without(&self.dataset, &[tags::BEAM_SEQUENCE, tags::FRACTION_GROUP_SEQUENCE]);
         dataset.put(sequence(
             tags::BEAM_SEQUENCE,
             beams.iter().map(|beam| self.delivered_beam(beam, options)).collect::<Result<_>>()?,
@@ -106,8 +107,9 @@ impl RtPlan {
 
     fn delivered_beam(&self, beam: &MatchedBeam, options: &WriteOptions) -> Result<InMemDicomObject> {
         let delivery = delivered(beam)?;
-        let mut item = self.beam_item(beam.planned.number)?.clone();
-        let control_points = control_points(&item, delivery)?;
+        let template = self.beam_item(beam.planned.number)?;
+        let mut item = without(template, &[tags::CONTROL_POINT_SEQUENCE]);
+        let control_points = control_points(template, delivery)?;
         item.put(DataElement::new(tags::NUMBER_OF_CONTROL_POINTS, VR::IS, control_points.len().to_string()));
         item.put(sequence(tags::CONTROL_POINT_SEQUENCE, control_points));
         // The weights end at 1; a template that counts otherwise would give them another meaning.
@@ -215,8 +217,9 @@ fn control_points(beam: &InMemDicomObject, delivery: &Delivery) -> Result<Vec<In
     let gantry = delivery.gantry_bipolar_deg();
     let collimator = delivery.collimator_bipolar_deg();
     let total_mu = delivery.total_mu();
-    let first = without_positions(first);
-    let last = without_positions(last);
+    let devices: Vec<Device> = devices.iter().map(Device::of).collect();
+    let written_anew = [tags::BEAM_LIMITING_DEVICE_POSITION_SEQUENCE];
+    let (first, last) = (without(first, &written_anew), without(last, &written_anew));
     (0..delivery.n_cp())
         .map(|index| {
             let mut item = if index == 0 { first.clone() } else { last.clone() };
@@ -229,10 +232,7 @@ fn control_points(beam: &InMemDicomObject, delivery: &Delivery) -> Result<Vec<In
                 tags::BEAM_LIMITING_DEVICE_ANGLE,
                 tags::BEAM_LIMITING_DEVICE_ROTATION_DIRECTION,
             );
-            let positions = devices
-                .iter()
-                .map(|device| device_positions(device, delivery, index))
-                .collect::<Result<_>>()?;
+            let positions = devices.iter().map(|device| device.at(delivery, index)).collect();
             item.put(sequence(tags::BEAM_LIMITING_DEVICE_POSITION_SEQUENCE, positions));
             let meterset_mu = delivery.meterset_mu().get(index).copied().unwrap_or_default();
             let weight = round_decimals(meterset_mu / total_mu, METERSET_DECIMALS as i32);
@@ -246,11 +246,9 @@ fn control_points(beam: &InMemDicomObject, delivery: &Delivery) -> Result<Vec<In
         .collect()
 }
 
-/// A control point without what every written one gets anew.
-fn without_positions(control_point: &InMemDicomObject) -> InMemDicomObject {
-    let mut item = control_point.clone();
-    item.remove_element(tags::BEAM_LIMITING_DEVICE_POSITION_SEQUENCE);
-    item
+/// A copy without some of its attributes, which are written anew; they are not copied in vain.
+fn without(item: &InMemDicomObject, attributes: &[Tag]) -> InMemDicomObject {
+    InMemDicomObject::from_element_iter(item.iter().filter(|e| !attributes.contains(&e.tag())).cloned())
 }
 
 fn put_angle(item: &mut InMemDicomObject, bipolar_deg: &[f64], index: usize, angle: Tag, direction: Tag) {
@@ -267,44 +265,85 @@ fn put_angle(item: &mut InMemDicomObject, bipolar_deg: &[f64], index: usize, ang
     item.put(DataElement::new(direction, VR::CS, turn));
 }
 
-fn device_positions(
-    device: &InMemDicomObject,
-    delivery: &Delivery,
-    index: usize,
-) -> Result<InMemDicomObject> {
-    let beyond = || malformed("a control point of the delivery", "none");
-    let positions: Vec<f64> = match field::text(device, tags::RT_BEAM_LIMITING_DEVICE_TYPE).as_deref() {
-        Some("MLCX") => {
-            let tips = delivery.mlc_at(index).ok_or_else(beyond)?.as_chunks::<2>().0;
-            let bank_x1 = tips.iter().rev().map(|[_, tip]| -tip);
-            bank_x1.chain(tips.iter().rev().map(|[tip, _]| *tip)).collect()
-        }
-        Some("ASYMY" | "Y") => {
-            let [y2, minus_y1] = delivery.jaw_at(index).ok_or_else(beyond)?;
-            vec![-minus_y1, y2]
-        }
-        _ => return Ok(device.clone()),
-    };
-    let texts: Vec<String> = positions.into_iter().map(decimal_string).collect();
-    let mut item = device.clone();
-    item.put(DataElement::new(tags::LEAF_JAW_POSITIONS, VR::DS, PrimitiveValue::Strs(texts.into())));
-    Ok(item)
+/// A beam limiting device at a control point, as the template has it.
+enum Device {
+    /// Leaves; the item lacks its positions.
+    Leaves(InMemDicomObject),
+    /// Y jaws; the item lacks its positions.
+    YJaws(InMemDicomObject),
+    /// A device that a delivery does not know.
+    Other(InMemDicomObject),
 }
 
-/// The shortest text that reads back equal, as far as 16 characters hold it.
+impl Device {
+    fn of(item: &InMemDicomObject) -> Self {
+        match field::text(item, tags::RT_BEAM_LIMITING_DEVICE_TYPE).as_deref() {
+            Some("MLCX") => Self::Leaves(without(item, &[tags::LEAF_JAW_POSITIONS])),
+            Some("ASYMY" | "Y") => Self::YJaws(without(item, &[tags::LEAF_JAW_POSITIONS])),
+            _ => Self::Other(item.clone()),
+        }
+    }
+
+    fn at(&self, delivery: &Delivery, control_point: usize) -> InMemDicomObject {
+        match self {
+            Self::Leaves(item) => {
+                let tips = delivery.mlc_at(control_point).unwrap_or_default().as_chunks::<2>().0;
+                let bank_x1 = tips.iter().rev().map(|[_, tip]| -tip);
+                with_positions(item, bank_x1.chain(tips.iter().rev().map(|[tip, _]| *tip)))
+            }
+            Self::YJaws(item) => {
+                let jaws = delivery.jaw_at(control_point).into_iter();
+                with_positions(item, jaws.flat_map(|[y2, minus_y1]| [-minus_y1, y2]))
+            }
+            Self::Other(item) => item.clone(),
+        }
+    }
+}
+
+/// A copy with positions, as one text: a string of its own for each would be most of the work of writing a plan.
+fn with_positions(item: &InMemDicomObject, positions_mm: impl Iterator<Item = f64>) -> InMemDicomObject {
+    let mut text = Vec::with_capacity(MAX_DS_CHARACTERS * positions_mm.size_hint().0);
+    for position_mm in positions_mm {
+        if !text.is_empty() {
+            text.push(b'\\');
+        }
+        push_decimal(&mut text, position_mm);
+    }
+    let mut item = item.clone();
+    item.put(DataElement::new(tags::LEAF_JAW_POSITIONS, VR::DS, String::from_utf8_lossy(&text).into_owned()));
+    item
+}
+
 fn decimal_string(value: f64) -> String {
+    let mut text = Vec::new();
+    push_decimal(&mut text, value);
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+/// Appends the shortest text that reads back equal, as far as 16 characters hold it.
+fn push_decimal(out: &mut Vec<u8>, value: f64) {
+    /// Tenths below this have fewer than 16 characters.
+    const MAX_TENTHS: f64 = 1e9;
     // Not −0: the axis is on neither side.
     let value = value + 0.0;
+    // What a record logs is in tenths.
+    let tenths = (value * 10.0).round();
+    if tenths.abs() < MAX_TENTHS && tenths / 10.0 == value {
+        return push_tenths(out, tenths as i64);
+    }
     let shortest = format!("{value:?}");
     if shortest.len() <= MAX_DS_CHARACTERS {
-        return shortest;
+        return out.extend_from_slice(shortest.as_bytes());
     }
     let whole = format!("{:.0}", value.trunc()).len();
     let decimals = MAX_DS_CHARACTERS.saturating_sub(whole + 1);
     let text = format!("{value:.decimals$}");
     // Rounding up to a whole number leaves zeros only; one of them stays behind the point.
     let text = text.trim_end_matches('0');
-    if text.ends_with('.') { format!("{text}0") } else { text.to_owned() }
+    out.extend_from_slice(text.as_bytes());
+    if text.ends_with('.') {
+        out.push(b'0');
+    }
 }
 
 fn sequence(tag: Tag, items: Vec<InMemDicomObject>) -> DataElement<InMemDicomObject> {

@@ -93,8 +93,8 @@ fn what_was_delivered_becomes_a_valid_plan() {
     let record = Record::from_bytes(made::record(&[&beams[0], &beams[1]], Version::V4)).unwrap();
     let delivery = Delivery::from_record(&record, MetersetSource::RawCounter).unwrap();
     let written = plan.with_delivery(&delivery, None, &WriteOptions::default()).unwrap();
-    rt_beams::assert_valid(written.dataset(), "made");
     let reread = RtPlan::from_bytes(&written.to_bytes().unwrap()).unwrap();
+    rt_beams::assert_valid(reread.dataset(), "made");
     assert_eq!(reread.label().as_deref(), Some("SLIDING_LOG"));
     let delivered = reread.delivery(None, Scope::Full).unwrap();
     assert_eq!(delivered.mlc_mm(), Delivery::merge(&beams).unwrap().mlc_mm());

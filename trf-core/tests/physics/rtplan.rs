@@ -16,6 +16,11 @@ fn keep() -> WriteOptions {
     WriteOptions { identity: Identity::Keep, ..WriteOptions::default() }
 }
 
+/// A plan as another program reads it.
+fn reread(plan: &RtPlan) -> RtPlan {
+    RtPlan::from_bytes(&plan.to_bytes().unwrap()).unwrap()
+}
+
 fn largest_difference(found: &[f64], expected: &[f64]) -> f64 {
     assert_eq!(found.len(), expected.len());
     found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
@@ -160,12 +165,13 @@ fn written_plans_equal_the_goldens_exactly() {
     for (name, delivery, template) in cases(&root) {
         let golden = npz::read(&root.join("golden/to_dicom").join(format!("{name}.npz")));
         let plan = template.with_delivery(&delivery, None, &keep()).unwrap();
-        let reread = RtPlan::from_bytes(&plan.to_bytes().unwrap()).unwrap();
-        assert_equals_golden(&reread, &golden, &name);
-        assert_eq!(reread.sop_instance_uid(), template.sop_instance_uid());
-        assert_eq!(reread.label(), template.label());
+        let kept = reread(&plan);
+        assert_equals_golden(&kept, &golden, &name);
+        assert_eq!(kept.sop_instance_uid(), template.sop_instance_uid());
+        assert_eq!(kept.label(), template.label());
+        assert_eq!(kept.delivery(None, Scope::Full).unwrap(), plan.delivery(None, Scope::Full).unwrap());
         // With a name of its own the plan's beams are the same.
-        let own = template.with_delivery(&delivery, None, &WriteOptions::default()).unwrap();
+        let own = reread(&template.with_delivery(&delivery, None, &WriteOptions::default()).unwrap());
         assert_equals_golden(&own, &golden, &name);
         rt_beams::assert_valid(own.dataset(), &name);
     }
@@ -185,7 +191,8 @@ fn items_of_the_template_may_stand_in_any_order() {
             });
         });
         let template = as_plan(shuffled);
-        assert_equals_golden(&template.with_delivery(&delivery, None, &keep()).unwrap(), &golden, &name);
+        let plan = template.with_delivery(&delivery, None, &keep()).unwrap();
+        assert_equals_golden(&reread(&plan), &golden, &name);
     }
 }
 
@@ -217,15 +224,15 @@ fn an_arc_is_written_and_reads_back_as_delivered() {
     let template = RtPlan::open(root.join("plans/tiny_vmat.dcm")).unwrap();
     let record = data::record(&root, "sim_tinyvmat_v1");
     let delivery = Delivery::from_record(&record, MetersetSource::RawCounter).unwrap();
-    let plan = template.with_delivery(&delivery, None, &WriteOptions::default()).unwrap();
+    let plan = reread(&template.with_delivery(&delivery, None, &WriteOptions::default()).unwrap());
     rt_beams::assert_valid(plan.dataset(), "tiny_vmat");
-    let reread = RtPlan::from_bytes(&plan.to_bytes().unwrap()).unwrap().delivery(None, Scope::Full).unwrap();
+    let written = plan.delivery(None, Scope::Full).unwrap();
     let delivered = delivery.filter();
-    assert_eq!(reread.n_cp(), delivered.n_cp());
-    assert_close(&reread, &delivered.slice_from_zero(0..delivered.n_cp()), 1e-3, "tiny_vmat");
+    assert_eq!(written.n_cp(), delivered.n_cp());
+    assert_close(&written, &delivered.slice_from_zero(0..delivered.n_cp()), 1e-3, "tiny_vmat");
     let options = trf_core::metersetmap::Options::with_resolution(5.0);
     let (found, expected) =
-        (MetersetMap::new(&reread, &options).unwrap(), MetersetMap::new(&delivery, &options).unwrap());
+        (MetersetMap::new(&written, &options).unwrap(), MetersetMap::new(&delivery, &options).unwrap());
     assert!(largest_difference(found.mu(), expected.mu()) < 1e-2);
 }
 
@@ -234,13 +241,13 @@ fn two_arcs_on_one_record_are_told_apart_by_the_dose_counter() {
     let Some(root) = data::root() else { return };
     let template = RtPlan::open(root.join("plans/arc_06mv.dcm")).unwrap();
     let planned = template.delivery(None, Scope::Full).unwrap();
-    let plan = template.with_delivery(&planned, None, &WriteOptions::default()).unwrap();
+    let plan = reread(&template.with_delivery(&planned, None, &WriteOptions::default()).unwrap());
     rt_beams::assert_valid(plan.dataset(), "arc_06mv");
     assert_close(&plan.delivery(None, Scope::Full).unwrap(), &planned, 1e-3, "arc_06mv");
     // Ten static beams at one angle.
     let template = RtPlan::open(root.join("plans/static_10beam.dcm")).unwrap();
     let planned = template.delivery(None, Scope::Full).unwrap();
-    let plan = template.with_delivery(&planned, None, &WriteOptions::default()).unwrap();
+    let plan = reread(&template.with_delivery(&planned, None, &WriteOptions::default()).unwrap());
     rt_beams::assert_valid(plan.dataset(), "static_10beam");
     assert_close(&plan.delivery(None, Scope::Full).unwrap(), &planned, 1e-3, "static_10beam");
 }
@@ -316,6 +323,35 @@ fn a_plan_is_read_with_and_without_preamble_meta_group_and_group_length() {
         );
     }
     assert!(RtPlan::from_bytes(&file[144..170]).is_err(), "cut within the meta group");
+}
+
+#[test]
+fn values_too_long_for_explicit_vr_and_group_lengths_do_no_harm() {
+    let beam = crate::made::sliding_window(4, 0.0, 0.0, 1.0);
+    let template = RtPlan::from_bytes(&crate::made::plan(&[(1, &beam)], &["ASYMY"])).unwrap();
+    let mut dataset = template.dataset().clone();
+    // A compensator of 20 000 pixels has 80 kB of text; an explicit DS has at most 64 KiB.
+    let thickness: Vec<String> = (0..20_000).map(|i| format!("1.{}", i % 10)).collect();
+    update_items(&mut dataset, tags::BEAM_SEQUENCE, |beam| {
+        let values = dicom_core::PrimitiveValue::Strs(thickness.clone().into());
+        beam.put(DataElement::new(tags::COMPENSATOR_THICKNESS_DATA, VR::DS, values));
+    });
+    dataset.put(DataElement::new(Tag(0x0008, 0x0000), VR::UL, dicom_core::PrimitiveValue::from(1_u32)));
+    let written = as_plan(dataset).with_delivery(&beam, None, &keep()).unwrap();
+    let bytes = written.to_bytes().unwrap();
+    assert_eq!(
+        RtPlan::from_bytes(&bytes).unwrap().delivery(None, Scope::Full).unwrap().mlc_mm(),
+        beam.mlc_mm()
+    );
+    let file = dicom_object::from_reader(bytes.as_slice()).unwrap();
+    assert_eq!(file.meta().transfer_syntax(), uids::IMPLICIT_VR_LITTLE_ENDIAN);
+    assert!(file.get(Tag(0x0008, 0x0000)).is_none(), "a group length would no longer be right");
+    let kept = file.element(tags::BEAM_SEQUENCE).unwrap().items().unwrap()[0]
+        .element(tags::COMPENSATOR_THICKNESS_DATA)
+        .unwrap()
+        .to_multi_float64()
+        .unwrap();
+    assert_eq!((kept.len(), kept[19_999]), (20_000, 1.9));
 }
 
 /// Opens each file with all of pydicom's validation and prints what it sees; any warning is an error.
