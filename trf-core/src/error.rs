@@ -66,6 +66,15 @@ pub enum Error {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The database of the index.
+    #[cfg(feature = "index")]
+    #[error("index {}: {source}", path.display())]
+    Index {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: rusqlite::Error,
+    },
     /// The caller's arguments do not fit together.
     #[error("{what}")]
     Misuse {
@@ -113,6 +122,13 @@ impl Error {
         Self::Io { path: path.as_ref().to_path_buf(), source }
     }
 
+    /// The database's refusal, with its file.
+    #[cfg(feature = "index")]
+    pub fn index(path: impl AsRef<Path>) -> impl FnOnce(rusqlite::Error) -> Self {
+        let path = path.as_ref().to_path_buf();
+        move |source| Self::Index { path, source }
+    }
+
     /// What the user can do about it.
     pub fn hint(&self) -> &'static str {
         match self {
@@ -124,6 +140,21 @@ impl Error {
             }
             Self::PeerMisbehaved { .. } => "check address and version of the other side, then try again",
             Self::Limit { .. } => "the file is most likely damaged; copy it again from its source",
+            #[cfg(feature = "index")]
+            Self::Index { source, .. } => match source.sqlite_error_code() {
+                Some(
+                    rusqlite::ErrorCode::ReadOnly
+                    | rusqlite::ErrorCode::CannotOpen
+                    | rusqlite::ErrorCode::PermissionDenied,
+                ) => "give the account that runs this program the right to write in trf.root",
+                Some(rusqlite::ErrorCode::DiskFull) => "free space on the disk, then try again",
+                Some(rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked) => {
+                    "close programs that hold the file, then try again"
+                }
+                _ => {
+                    "keep the file, move it away and run `scp-node trf index --rescan`: it enters all records again from their files"
+                }
+            },
             Self::Io { source, .. } => match source.kind() {
                 ErrorKind::NotFound => "check the path; on a share, check that the share is mounted",
                 ErrorKind::PermissionDenied => "give the account that runs this program access to it",

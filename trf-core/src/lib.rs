@@ -17,6 +17,8 @@ mod digits;
 pub mod error;
 pub mod gamma;
 pub mod header;
+#[cfg(feature = "index")]
+pub mod index;
 pub mod items;
 pub mod meterset;
 pub mod metersetmap;
