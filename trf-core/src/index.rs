@@ -6,6 +6,7 @@
 //! Not supported: network file systems below the database (SQLite's WAL needs shared memory); the records may lie on one.
 
 mod disk;
+mod drift;
 mod entry;
 mod filing;
 mod find;
@@ -23,9 +24,8 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
-pub use entry::{
-    Candidate, Entry, FIELD_TYPES, Facts, FileFacts, SHORT, State, Treated, field_type,
-};
+pub use drift::ClockDay;
+pub use entry::{Candidate, Entry, FIELD_TYPES, Facts, FileFacts, Part, SHORT, State, Treated, field_type};
 pub use filing::{Filed, Filing};
 pub use find::{Counts, Query};
 pub use pymedphys::{Exported, Imported};
@@ -82,7 +82,8 @@ impl Index {
             return Err(Error::misuse(format!("there is no index of records in {}", root.display()))
                 .with_hint("check trf.root in the settings; `scp-node trf sync` makes the index"));
         }
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let flags =
+            OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let opened = Connection::open_with_flags(&path, flags).and_then(|connection| {
             connection.busy_timeout(BUSY)?;
             connection.query_row("SELECT count(*) FROM sqlite_master", [], |_| Ok(()))?;

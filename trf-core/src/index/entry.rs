@@ -109,8 +109,10 @@ pub struct Treated {
     pub field_name: String,
     /// Type_Enum in PyMedPhys's words, see [`field_type`].
     pub field_type: String,
-    /// Meterset of the field in MU.
+    /// Meterset of the field in MU, as planned.
     pub meterset_mu: Option<f64>,
+    /// MU that this record delivered of it, as alignment found.
+    pub delivered_mu: Option<f64>,
     /// Create_DtTm, server's wall clock.
     pub created_local: Option<NaiveDateTime>,
     /// Edit_DtTm, server's wall clock.
@@ -121,13 +123,26 @@ pub struct Treated {
     pub beam_completed: bool,
 }
 
+/// A record's place in a delivery that was interrupted and resumed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
+    /// SHA-256 of the delivery's first record: what its records share.
+    pub first: String,
+    /// Number of this part, from 0.
+    pub part: u32,
+    /// Number of parts.
+    pub parts: u32,
+}
+
 /// What a record in review could be.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Candidate {
     /// Its treatments: several where fields ran as one record.
     pub treatments: Vec<Treated>,
-    /// How far the times are apart, in seconds, after the clocks' drift; `None` where it was not computed.
-    pub apart_s: Option<f64>,
+    /// How much less likely it is than the best, as a natural logarithm; `None` where that was not computed.
+    pub behind: Option<f64>,
+    /// What the linac's clock would show more than the server's if this were the one, in s.
+    pub drift_s: Option<f64>,
 }
 
 /// A record of the index.
@@ -155,8 +170,8 @@ pub struct Entry {
     pub treatments: Vec<Treated>,
     /// What it could be, in review.
     pub candidates: Vec<Candidate>,
-    /// SHA-256 of the first record of an interrupted and resumed delivery.
-    pub part_of: Option<String>,
+    /// Its place in a delivery that was interrupted and resumed; `None` for one in one record.
+    pub part_of: Option<Part>,
     /// Linac's clock minus the server's, in seconds, as the day's alignment found.
     pub drift_s: Option<f64>,
     /// How often no treatment was found.
@@ -261,7 +276,8 @@ fn facts(record: &Record, local: impl Fn(DateTime<Utc>) -> Option<NaiveDateTime>
 /// What each beam delivered, from the running meterset and where beams but the first begin.
 fn per_beam(meterset_mu: &[f64], beam_starts: &[usize]) -> Vec<f64> {
     let mut before = 0.0;
-    let ends = beam_starts.iter().map(|&start| start.saturating_sub(1)).chain(meterset_mu.len().checked_sub(1));
+    let ends =
+        beam_starts.iter().map(|&start| start.saturating_sub(1)).chain(meterset_mu.len().checked_sub(1));
     ends.filter_map(|end| meterset_mu.get(end).copied())
         .map(|total| {
             let beam = total - before;

@@ -98,7 +98,9 @@ impl Index {
                     Err(error @ Error::Index { .. }) => return Err(error),
                     Err(error) => {
                         // A copy that is whole but whose original could not be removed is left to the repair.
-                        if intent.entry.file(&self.root) == intent.from || !intent.entry.file(&self.root).exists() {
+                        if intent.entry.file(&self.root) == intent.from
+                            || !intent.entry.file(&self.root).exists()
+                        {
                             self.forget(intent.id)?;
                         }
                         Err(error)
@@ -114,7 +116,8 @@ impl Index {
             }
             todo = again;
         }
-        let busy = || Err(Error::misuse("another process keeps taking over this move").with_hint("try again later"));
+        let busy =
+            || Err(Error::misuse("another process keeps taking over this move").with_hint("try again later"));
         Ok(results.into_iter().map(|result| result.unwrap_or_else(busy)).collect())
     }
 
@@ -130,10 +133,8 @@ impl Index {
         self.connection.pragma_update(None, "synchronous", "FULL").map_err(&failed)?;
         let root = self.root.clone();
         let written = (|| {
-            let transaction = self
-                .connection
-                .transaction_with_behavior(TransactionBehavior::Immediate)
-                .map_err(&failed)?;
+            let transaction =
+                self.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(&failed)?;
             let (mut intents, mut repeated) = (Vec::<Intent>::new(), Vec::new());
             for &n in todo {
                 let Some(filing) = filings.get(n) else { continue };
@@ -310,7 +311,9 @@ fn intend_one(
     let json = serde_json::to_string(entry)
         .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
     transaction
-        .prepare_cached("INSERT INTO moves (sha256, from_path, to_path, entry, item_list) VALUES (?1, ?2, ?3, ?4, ?5)")?
+        .prepare_cached(
+            "INSERT INTO moves (sha256, from_path, to_path, entry, item_list) VALUES (?1, ?2, ?3, ?4, ?5)",
+        )?
         .execute(params![rows::blob(&entry.sha256), from.to_string_lossy(), entry.path, json, item_list])?;
     Ok(transaction.last_insert_rowid())
 }

@@ -98,8 +98,10 @@ impl Index {
         let name = name.trim().to_ascii_lowercase();
         let pad = |digit: &str| unhex(&format!("{name}{}", digit.repeat(NAME.saturating_sub(name.len()))));
         let (Some(low), Some(high)) = (pad("0"), pad("f")) else {
-            return Err(Error::misuse("a record is named by the beginning of its SHA-256: hexadecimal digits")
-                .with_hint("`scp-node trf find` and `trf review` show the names"));
+            return Err(Error::misuse(
+                "a record is named by the beginning of its SHA-256: hexadecimal digits",
+            )
+            .with_hint("`scp-node trf find` and `trf review` show the names"));
         };
         if name.len() < SHORTEST_NAME || name.len() > NAME {
             return Err(Error::misuse(format!("a record's name has {SHORTEST_NAME} to {NAME} digits"))
@@ -146,7 +148,8 @@ impl Index {
     pub fn around(&self, machine: &str, from: NaiveDateTime, to: NaiveDateTime) -> Result<Vec<Entry>> {
         let tail = "WHERE e.machine = ?1 AND e.local_time BETWEEN ?2 AND ?3 AND e.field_label <> ''
                     ORDER BY e.local_time, e.id";
-        let values = vec![machine.to_owned().into(), rows::local_text(from).into(), rows::local_text(to).into()];
+        let values =
+            vec![machine.to_owned().into(), rows::local_text(from).into(), rows::local_text(to).into()];
         self.all(tail, values)
     }
 
@@ -199,8 +202,9 @@ impl Index {
         let found = (|| -> rusqlite::Result<Vec<Entry>> {
             let mut statement =
                 self.connection.prepare_cached(&format!("SELECT {} FROM entries e {tail}", rows::COLUMNS))?;
-            let found: Vec<(i64, Entry)> =
-                statement.query_map(params_from_iter(values), rows::entry)?.collect::<rusqlite::Result<_>>()?;
+            let found: Vec<(i64, Entry)> = statement
+                .query_map(params_from_iter(values), rows::entry)?
+                .collect::<rusqlite::Result<_>>()?;
             found
                 .into_iter()
                 .map(|(id, mut entry)| rows::fill(&self.connection, id, &mut entry).map(|()| entry))
@@ -253,7 +257,9 @@ fn machine_conditions(query: &Query) -> Vec<Vec<Condition>> {
 
 /// The alternatives of `field`.
 fn field_conditions(query: &Query) -> Vec<Vec<Condition>> {
-    let by_name = |name: &str| ["e.field_name = ?", "e.field_label = ?"].map(|sql| vec![(sql, vec![name.to_owned().into()])]);
+    let by_name = |name: &str| {
+        ["e.field_name = ?", "e.field_label = ?"].map(|sql| vec![(sql, vec![name.to_owned().into()])])
+    };
     if !query.field_among.is_empty() {
         return query.field_among.iter().flat_map(|name| by_name(name)).collect();
     }
@@ -295,7 +301,8 @@ fn own_conditions(query: &Query) -> Vec<Condition> {
         None => {}
     }
     if let Some(qa_mode) = query.qa_mode {
-        let sql = "EXISTS (SELECT 1 FROM treatments t WHERE t.entry = e.id AND t.candidate = 0 AND t.qa_mode = ?)";
+        let sql =
+            "EXISTS (SELECT 1 FROM treatments t WHERE t.entry = e.id AND t.candidate = 0 AND t.qa_mode = ?)";
         conditions.push((sql, vec![qa_mode.into()]));
     }
     conditions

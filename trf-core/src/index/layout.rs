@@ -29,7 +29,8 @@ pub fn directory(entry: &Entry) -> String {
         State::Review => "to_be_reviewed".to_owned(),
         state => state.word().to_owned(),
     };
-    let (Some(facts), Some(treated), State::Indexed) = (&entry.facts, entry.treatments.first(), entry.state) else {
+    let (Some(facts), Some(treated), State::Indexed) = (&entry.facts, entry.treatments.first(), entry.state)
+    else {
         return flat(if entry.state == State::Indexed { State::NoMosaiqRecordFound } else { entry.state });
     };
     let patient_id = treated.patient_id.as_deref().unwrap_or("None");
@@ -79,7 +80,9 @@ pub fn safe(text: &str) -> String {
 /// Whether Windows takes the name for a device, with any extension.
 fn is_device(name: &str) -> bool {
     let stem = name.split('.').next().unwrap_or_default().trim_end().to_ascii_uppercase();
-    let numbered = |rest: &str| matches!(rest, "¹" | "²" | "³") || (rest.len() == 1 && rest.bytes().all(|b| b.is_ascii_digit()));
+    let numbered = |rest: &str| {
+        matches!(rest, "¹" | "²" | "³") || (rest.len() == 1 && rest.bytes().all(|b| b.is_ascii_digit()))
+    };
     match stem.as_str() {
         "CON" | "PRN" | "AUX" | "NUL" | "CONIN$" | "CONOUT$" => true,
         other => ["COM", "LPT"].iter().any(|device| other.strip_prefix(device).is_some_and(numbered)),

@@ -99,7 +99,9 @@ impl Index {
             for (sha1, taken) in read {
                 match taken {
                     Err(why) => imported.refused.push((sha1, why)),
-                    Ok((entry, _)) if filing::find_one(&transaction, &entry.sha256).map_err(&failed)?.is_some() => {
+                    Ok((entry, _))
+                        if filing::find_one(&transaction, &entry.sha256).map_err(&failed)?.is_some() =>
+                    {
                         imported.known += 1;
                     }
                     Ok((entry, items)) => {
@@ -150,7 +152,9 @@ impl Index {
             return Ok(());
         }
         Err(Error::misuse(format!("{} has {unknown} entries that are not in our index", path.display()))
-            .with_hint("import them first with `scp-node trf index --import-pymedphys`, or name another file"))
+            .with_hint(
+                "import them first with `scp-node trf index --import-pymedphys`, or name another file",
+            ))
     }
 
     fn write_theirs(&self, path: &Path) -> Result<Exported> {
@@ -270,7 +274,9 @@ fn theirs(entry: &Entry, items: &[u8]) -> Option<serde_json::Value> {
     let filepath = entry.path.strip_prefix(layout::INDEXED)?.strip_prefix('/')?;
     let item_parts: Vec<i16> = items
         .chunks_exact(2)
-        .map(|pair| i16::from_le_bytes([pair.first().copied().unwrap_or(0), pair.get(1).copied().unwrap_or(0)]))
+        .map(|pair| {
+            i16::from_le_bytes([pair.first().copied().unwrap_or(0), pair.get(1).copied().unwrap_or(0)])
+        })
         .collect();
     Some(json!({
         "filepath": filepath,

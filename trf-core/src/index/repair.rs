@@ -80,7 +80,8 @@ impl Index {
 }
 
 fn left(connection: &rusqlite::Connection, root: &Path) -> rusqlite::Result<Vec<Left>> {
-    let mut statement = connection.prepare("SELECT id, from_path, entry, item_list, done FROM moves ORDER BY id")?;
+    let mut statement =
+        connection.prepare("SELECT id, from_path, entry, item_list, done FROM moves ORDER BY id")?;
     let rows = statement.query_map([], |row| {
         let json: String = row.get(2)?;
         let entry = serde_json::from_str(&json).map_err(|error| {

@@ -1,9 +1,9 @@
 //! What a person must decide: records that could be more than one treatment.
 
+use super::Index;
 use super::entry::{Entry, State};
 use super::filing::{Filed, Filing};
 use super::find::Query;
-use super::Index;
 use crate::{Error, Result};
 
 impl Index {

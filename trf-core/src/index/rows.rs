@@ -4,7 +4,7 @@ use chrono::{DateTime, NaiveDateTime, Utc};
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::entry::{Candidate, Entry, Facts, State, Treated, from_seconds, hex, unhex};
+use super::entry::{Candidate, Entry, Facts, Part, State, Treated, from_seconds, hex, unhex};
 use crate::items::ItemPart;
 
 /// How times of the wall clock are written: sortable as text.
@@ -29,7 +29,8 @@ pub(super) fn blob(text: &str) -> Value {
 
 /// The id of this list of items; made if it is new.
 pub(super) fn item_list(connection: &Connection, items: &[ItemPart]) -> rusqlite::Result<i64> {
-    let bytes: Vec<u8> = items.iter().flat_map(|i| [i.item.to_le_bytes(), i.part.to_le_bytes()]).flatten().collect();
+    let bytes: Vec<u8> =
+        items.iter().flat_map(|i| [i.item.to_le_bytes(), i.part.to_le_bytes()]).flatten().collect();
     let find = "SELECT id FROM item_lists WHERE items = ?1";
     let known = connection.prepare_cached(find)?.query_row([&bytes], |row| row.get(0)).optional()?;
     if let Some(id) = known {
@@ -42,17 +43,18 @@ pub(super) fn item_list(connection: &Connection, items: &[ItemPart]) -> rusqlite
 
 const UPSERT: &str = "INSERT INTO entries (sha256, sha1, bytes, path, state, reason, linac, centre, machine, field_label, field_name,
         utc_text, utc_offset_text, start_ms, end_ms, local_time, total_dose_tenth_mu, delivered_mu, beams_mu, version, rows,
-        item_list, part_of, drift_s, tries, next_try_s, decided_by, added_s)
+        item_list, part_of, part, parts, drift_s, tries, next_try_s, decided_by, added_s)
     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21,
-        ?22, ?23, ?24, ?25, ?26, ?27, ?28)
+        ?22, ?23, ?24, ?25, ?26, ?27, ?28, ?29, ?30)
     ON CONFLICT (sha256) DO UPDATE SET path = excluded.path, state = excluded.state, reason = excluded.reason,
         linac = coalesce(excluded.linac, linac), centre = coalesce(excluded.centre, centre), part_of = excluded.part_of,
+        part = excluded.part, parts = excluded.parts,
         drift_s = excluded.drift_s, tries = excluded.tries, next_try_s = excluded.next_try_s,
         decided_by = excluded.decided_by, local_time = excluded.local_time
     RETURNING id";
 
 const ADD_TREATMENT: &str = "INSERT INTO treatments VALUES
-    (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)";
+    (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21)";
 
 /// Enters a record with its treatments, or replaces what was known of it.
 pub(super) fn upsert(connection: &Connection, entry: &Entry, item_list: Option<i64>) -> rusqlite::Result<()> {
@@ -86,7 +88,9 @@ pub(super) fn upsert(connection: &Connection, entry: &Entry, item_list: Option<i
             facts.map(|f| f.version),
             facts.map(|f| as_i64(f.rows)),
             item_list,
-            entry.part_of,
+            entry.part_of.as_ref().map(|part| &part.first),
+            entry.part_of.as_ref().map(|part| part.part),
+            entry.part_of.as_ref().map(|part| part.parts),
             entry.drift_s,
             entry.tries,
             seconds(entry.next_try),
@@ -98,17 +102,22 @@ pub(super) fn upsert(connection: &Connection, entry: &Entry, item_list: Option<i
     if known.is_some() {
         connection.prepare_cached("DELETE FROM treatments WHERE entry = ?1")?.execute([id])?;
     }
-    let chosen = entry.treatments.iter().enumerate().map(|(position, t)| (0, position, None, t));
+    let chosen = entry.treatments.iter().enumerate().map(|(position, t)| (0, position, (None, None), t));
     let candidates = entry.candidates.iter().enumerate().flat_map(|(n, candidate)| {
-        candidate.treatments.iter().enumerate().map(move |(position, t)| (n + 1, position, candidate.apart_s, t))
+        candidate
+            .treatments
+            .iter()
+            .enumerate()
+            .map(move |(position, t)| (n + 1, position, (candidate.behind, candidate.drift_s), t))
     });
     let mut add = connection.prepare_cached(ADD_TREATMENT)?;
-    for (candidate, position, apart_s, t) in chosen.chain(candidates) {
+    for (candidate, position, (behind, drift_s), t) in chosen.chain(candidates) {
         add.execute(params![
             id,
             as_i64(candidate as u64),
             as_i64(position as u64),
-            apart_s,
+            behind,
+            drift_s,
             t.ttx_id,
             t.dhs_id,
             t.pat_id1,
@@ -120,6 +129,7 @@ pub(super) fn upsert(connection: &Connection, entry: &Entry, item_list: Option<i
             t.field_name,
             t.field_type,
             t.meterset_mu,
+            t.delivered_mu,
             t.created_local.map(local_text),
             t.edited_local.map(local_text),
             t.qa_mode,
@@ -137,7 +147,7 @@ fn as_i64(number: u64) -> i64 {
 /// Columns that [`entry`] reads, to be followed by `FROM entries e`.
 pub(super) const COLUMNS: &str = "e.id, e.sha256, e.sha1, e.bytes, e.path, e.state, e.reason, e.linac, e.centre, e.machine,
     e.field_label, e.field_name, e.utc_text, e.utc_offset_text, e.start_ms, e.end_ms, e.local_time, e.total_dose_tenth_mu,
-    e.delivered_mu, e.beams_mu, e.version, e.rows, e.part_of, e.drift_s, e.tries, e.next_try_s, e.decided_by, e.added_s";
+    e.delivered_mu, e.beams_mu, e.version, e.rows, e.drift_s, e.tries, e.next_try_s, e.decided_by, e.added_s, e.part_of, e.part, e.parts";
 
 /// A row without its treatments, and its id.
 pub(super) fn entry(row: &Row<'_>) -> rusqlite::Result<(i64, Entry)> {
@@ -181,21 +191,27 @@ pub(super) fn entry(row: &Row<'_>) -> rusqlite::Result<(i64, Entry)> {
         facts,
         treatments: Vec::new(),
         candidates: Vec::new(),
-        part_of: row.get(22)?,
-        drift_s: row.get(23)?,
-        tries: row.get(24)?,
-        next_try: time(25)?,
-        decided_by: row.get(26)?,
-        added: time(27)?.unwrap_or_default(),
+        part_of: part(row)?,
+        drift_s: row.get(22)?,
+        tries: row.get(23)?,
+        next_try: time(24)?,
+        decided_by: row.get(25)?,
+        added: time(26)?.unwrap_or_default(),
     };
     Ok((row.get(0)?, entry))
+}
+
+fn part(row: &Row<'_>) -> rusqlite::Result<Option<Part>> {
+    let Some(first) = row.get(27)? else { return Ok(None) };
+    Ok(Some(Part { first, part: row.get(28)?, parts: row.get(29)? }))
 }
 
 /// Fills in the treatments and candidates of an entry.
 pub(super) fn fill(connection: &Connection, id: i64, entry: &mut Entry) -> rusqlite::Result<()> {
     let mut statement = connection.prepare_cached(
-        "SELECT candidate, apart_s, ttx_id, dhs_id, pat_id1, patient_id, last_name, first_name, field_id, field_label,
-                field_name, field_type, meterset_mu, created_local, edited_local, qa_mode, beam_completed
+        "SELECT candidate, behind, ttx_id, dhs_id, pat_id1, patient_id, last_name, first_name, field_id, field_label,
+                field_name, field_type, meterset_mu, created_local, edited_local, qa_mode, beam_completed,
+                delivered_mu, drift_s
          FROM treatments WHERE entry = ?1 ORDER BY candidate, position",
     )?;
     let mut rows = statement.query([id])?;
@@ -218,13 +234,18 @@ pub(super) fn fill(connection: &Connection, id: i64, entry: &mut Entry) -> rusql
             edited_local: local(row.get(14)?),
             qa_mode: row.get(15)?,
             beam_completed: row.get(16)?,
+            delivered_mu: row.get(17)?,
         };
         if candidate == 0 {
             entry.treatments.push(treated);
             continue;
         }
         if candidate != last {
-            entry.candidates.push(Candidate { treatments: Vec::new(), apart_s: row.get(1)? });
+            entry.candidates.push(Candidate {
+                treatments: Vec::new(),
+                behind: row.get(1)?,
+                drift_s: row.get(18)?,
+            });
             last = candidate;
         }
         if let Some(candidate) = entry.candidates.last_mut() {

@@ -30,7 +30,9 @@ CREATE TABLE entries (
     version              INTEGER,
     rows                 INTEGER,
     item_list            INTEGER REFERENCES item_lists (id),
-    part_of              TEXT,
+    part_of              TEXT,               -- SHA-256 of the first record of an interrupted delivery, hexadecimal
+    part                 INTEGER,
+    parts                INTEGER,
     drift_s              REAL,
     tries                INTEGER NOT NULL,
     next_try_s           INTEGER,
@@ -49,7 +51,8 @@ CREATE TABLE treatments (
     entry          INTEGER NOT NULL REFERENCES entries (id) ON DELETE CASCADE,
     candidate      INTEGER NOT NULL,    -- 0: it is this one; 1, 2 …: it could be
     position       INTEGER NOT NULL,    -- several where fields ran as one record
-    apart_s        REAL,
+    behind         REAL,
+    drift_s        REAL,
     ttx_id         INTEGER,
     dhs_id         INTEGER,
     pat_id1        INTEGER,
@@ -61,6 +64,7 @@ CREATE TABLE treatments (
     field_name     TEXT NOT NULL,
     field_type     TEXT NOT NULL,
     meterset_mu    REAL,
+    delivered_mu   REAL,
     created_local  TEXT,
     edited_local   TEXT,
     qa_mode        INTEGER NOT NULL,
@@ -70,6 +74,14 @@ CREATE TABLE treatments (
 CREATE INDEX treatments_by_patient ON treatments (patient_id, candidate);
 CREATE INDEX treatments_by_field_id ON treatments (field_id, candidate);
 CREATE INDEX treatments_by_ttx_id ON treatments (ttx_id) WHERE ttx_id IS NOT NULL;
+CREATE TABLE drifts (                   -- what a linac's clock showed more than the server's
+    machine  TEXT NOT NULL,
+    day      TEXT NOT NULL,
+    seconds  REAL NOT NULL,
+    spread_s REAL NOT NULL,
+    n_pairs  INTEGER NOT NULL,
+    PRIMARY KEY (machine, day)
+) WITHOUT ROWID;
 CREATE TABLE moves (                    -- what is under way between a file and its row
     id        INTEGER PRIMARY KEY,
     sha256    BLOB NOT NULL,
