@@ -225,7 +225,7 @@ impl FileFacts {
     /// # Errors
     /// [`Error::Io`] if it cannot be read, [`Error::Limit`] if it is larger than a record may be. A file that is no record is no error.
     pub fn read(path: &Path, local: impl Fn(DateTime<Utc>) -> Option<NaiveDateTime>) -> Result<Self> {
-        let limit = crate::reader::MAX_RECORD_BYTES as u64;
+        let limit = crate::reader::MAX_RECORD_BYTES;
         let size = std::fs::metadata(path).map_err(|e| Error::io(path, e))?.len();
         if size > limit {
             return Err(Error::Limit { what: "size of the record in bytes", found: size, limit });
@@ -330,7 +330,7 @@ pub(super) fn hex(bytes: &[u8]) -> String {
 /// The bytes of hexadecimal text; `None` if it is none.
 pub(super) fn unhex(text: &str) -> Option<Vec<u8>> {
     let digits = text.as_bytes();
-    if digits.len() % 2 != 0 || !text.is_ascii() {
+    if !digits.len().is_multiple_of(2) || !text.is_ascii() {
         return None;
     }
     digits.chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect()

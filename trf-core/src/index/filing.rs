@@ -146,7 +146,7 @@ impl Index {
                     Ok(Decision::Move { entry, restores }) => {
                         let id = intend_one(&transaction, &root, filing, &entry).map_err(&failed)?;
                         let from = filing.source.clone();
-                        intents.push(Intent { id, filing: n, entry, from, restores });
+                        intents.push(Intent { id, filing: n, entry: *entry, from, restores });
                     }
                     Ok(Decision::Done(filed)) => set(results, n, Ok(filed)),
                     Err(error @ Error::Index { .. }) => return Err(error),
@@ -224,7 +224,7 @@ fn set(results: &mut [Option<Result<Filed>>], n: usize, result: Result<Filed>) {
 }
 
 enum Decision {
-    Move { entry: Entry, restores: bool },
+    Move { entry: Box<Entry>, restores: bool },
     Done(Filed),
 }
 
@@ -248,12 +248,12 @@ fn decide(transaction: &Transaction<'_>, root: &Path, filing: &Filing) -> Result
                 let aside = file.with_extension("damaged");
                 std::fs::rename(&file, &aside).map_err(|e| Error::io(&file, e))?;
             }
-            return Ok(Decision::Move { entry: known, restores: true });
+            return Ok(Decision::Move { entry: Box::new(known), restores: true });
         }
     }
     let mut entry = filing.entry.clone();
     entry.path = free_path(transaction, root, filing, &entry).map_err(database)?;
-    Ok(Decision::Move { entry, restores: false })
+    Ok(Decision::Move { entry: Box::new(entry), restores: false })
 }
 
 pub(super) fn find_one(connection: &rusqlite::Connection, sha256: &str) -> rusqlite::Result<Option<Entry>> {
