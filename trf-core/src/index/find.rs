@@ -141,16 +141,25 @@ impl Index {
         self.all(tail, vec![now.timestamp().into()])
     }
 
-    /// Labelled records of a machine that ended in this span of the site's clock, oldest first.
+    /// All records without treatment that no person settled, whenever they are due, oldest first.
     ///
     /// # Errors
     /// [`Error::Index`]
-    pub fn around(&self, machine: &str, from: NaiveDateTime, to: NaiveDateTime) -> Result<Vec<Entry>> {
-        let tail = "WHERE e.machine = ?1 AND e.local_time BETWEEN ?2 AND ?3 AND e.field_label <> ''
+    pub fn waiting(&self) -> Result<Vec<Entry>> {
+        let tail = "WHERE e.state <> 'indexed' AND e.state IN ('review', 'no_mosaiq_record_found')
+                    AND e.decided_by IS NULL ORDER BY e.local_time, e.id";
+        self.all(tail, Vec::new())
+    }
+
+    /// Labelled records of a linac that ended in this span of the site's clock, its end not included; oldest first.
+    ///
+    /// # Errors
+    /// [`Error::Index`]
+    pub fn around(&self, linac: &str, from: NaiveDateTime, until: NaiveDateTime) -> Result<Vec<Entry>> {
+        let tail = "WHERE e.linac = ?1 AND e.local_time >= ?2 AND e.local_time < ?3 AND e.field_label <> ''
                     ORDER BY e.local_time, e.id";
-        let values =
-            vec![machine.to_owned().into(), rows::local_text(from).into(), rows::local_text(to).into()];
-        self.all(tail, values)
+        let (from, until) = (rows::local_text(from), rows::local_text(until));
+        self.all(tail, vec![linac.to_owned().into(), from.into(), until.into()])
     }
 
     /// Records that have this entry of TrackTreatment already.

@@ -279,6 +279,10 @@ fn a_damaged_file_a_service_beam_and_a_waiting_record_each_have_their_place() {
     let due = index.due(now()).unwrap();
     assert_eq!(due.len(), 1);
     assert!(due[0].path.ends_with("waiting.trf"));
+    assert_eq!(index.waiting().unwrap(), due);
+    let span = |from: &str, until: &str| index.around("LA1", local(from), local(until)).unwrap();
+    assert_eq!(span("2026-11-20 11:01:03", "2026-11-20 11:01:04"), due);
+    assert!(span("2026-11-20 11:00:00", "2026-11-20 11:01:03").is_empty());
     let counts = index.counts().unwrap();
     let expected = Counts {
         records: 3,
