@@ -2,8 +2,10 @@
 
 use std::time::Instant;
 
-use icom_core::frame::frames_of;
+use icom_core::frame::Framer;
 use icom_core::snapshot::Snapshot;
+
+const PIECE_LEN: usize = 16 * 1024;
 
 fn main() -> icom_core::Result<()> {
     let mut arguments = std::env::args().skip(1);
@@ -14,10 +16,15 @@ fn main() -> icom_core::Result<()> {
     let mut messages = 0_u64;
     let mut leaves = 0;
     while began.elapsed().as_secs_f64() < seconds {
-        for frame in frames_of(&bytes).0 {
-            let snapshot = Snapshot::read(frame.linac_time, frame.counter, frame.items());
-            leaves += snapshot.mlc_mm.map_or(0, |mlc| mlc.len());
-            messages += 1;
+        let mut framer = Framer::default();
+        // As the listener does it: in the pieces that a socket gives.
+        for piece in bytes.chunks(PIECE_LEN) {
+            framer.push(piece);
+            while let Some(frame) = framer.next_frame() {
+                let snapshot = Snapshot::read(frame.linac_time, frame.counter, frame.items());
+                leaves += snapshot.mlc_mm.map_or(0, |mlc| mlc.len());
+                messages += 1;
+            }
         }
     }
     let elapsed_s = began.elapsed().as_secs_f64();

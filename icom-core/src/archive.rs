@@ -3,7 +3,7 @@
 //! Input: a finished record and its messages in a spool file. Output: `<shelf>/<id>_<name>/<YYYYMMDD_HHMMSS>.xz` and a row in the index.
 //! Trust in names: none, see [`crate::files`]. A file appears whole or not at all; two records of one second get names one
 //! second apart, because PyMedPhys reads the stem as a time and nothing else; the same record again (a replay after a crash)
-//! finds its own file.
+//! finds its own file. Two patients whose directories would differ by case only get two that do not: `abc~1a2b3c4d_NAME`.
 //!
 //! # Source
 //! Layout: PyMedPhys's `_icom/patients.py` and its readers.
@@ -71,7 +71,7 @@ pub fn shelf_dir(root: &Path, shelf: Shelf) -> PathBuf {
 pub(crate) fn store(root: &Path, index: &mut Index, finished: &Finished) -> Result<IndexedRecord> {
     let record = &finished.record;
     let shelf = shelf_of(record);
-    let dir = shelf_dir(root, shelf).join(patient_dir(&record.patient_id, record.patient_name.as_deref()));
+    let dir = dir_of(&shelf_dir(root, shelf), &record.patient_id, record.patient_name.as_deref())?;
     std::fs::create_dir_all(&dir).map_err(Error::io(&dir))?;
     let partial =
         dir.join(format!(".{}-{}.partial", crate::files::safe_part(&finished.linac), record.stream_start));
@@ -130,6 +130,28 @@ pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// A patient's directory on a shelf, which no other patient has, on file systems that ignore case either.
+fn dir_of(shelf: &Path, patient_id: &str, patient_name: Option<&str>) -> Result<PathBuf> {
+    let name = patient_dir(patient_id, patient_name);
+    let taken = match std::fs::read_dir(shelf) {
+        Ok(entries) => {
+            let mut same = Vec::new();
+            for entry in entries {
+                let other = entry.map_err(Error::io(shelf))?.file_name();
+                same.extend(
+                    other.into_string().ok().filter(|other| other.to_lowercase() == name.to_lowercase()),
+                );
+            }
+            !same.is_empty() && !same.contains(&name)
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
+        Err(source) => return Err(Error::Io { path: shelf.to_owned(), source }),
+    };
+    let hash = crc32fast::hash(name.as_bytes());
+    let name = if taken { patient_dir(&format!("{patient_id}~{hash:08x}"), patient_name) } else { name };
+    Ok(shelf.join(name))
+}
+
 fn compress(spool: &Path, partial: &Path) -> Result<(File, String)> {
     let mut source = File::open(spool).map_err(Error::io(spool))?;
     let target = File::create(partial).map_err(Error::io(partial))?;
@@ -182,3 +204,25 @@ fn read_up_to(reader: &mut impl Read, bytes: &mut [u8]) -> std::io::Result<usize
 }
 
 const XZ_MAGIC: [u8; 6] = [0xFD, b'7', b'z', b'X', b'Z', 0];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patients_whose_ids_differ_by_case_only_have_directories_that_differ_by_more() {
+        let shelf = tempfile::tempdir().unwrap();
+        let dir = |id: &str, name: &str| {
+            let dir = dir_of(shelf.path(), id, Some(name)).unwrap();
+            std::fs::create_dir_all(&dir).unwrap();
+            dir.file_name().unwrap().to_str().unwrap().to_owned()
+        };
+        assert_eq!(dir("qa_wl", "MOCK"), "qa_wl_MOCK");
+        let other = dir("QA_WL", "MOCK");
+        assert!(other.starts_with("QA_WL~") && other.ends_with("_MOCK"), "{other}");
+        assert_ne!(dir("Qa_Wl", "MOCK").to_lowercase(), other.to_lowercase());
+        // The same again finds its own.
+        assert_eq!((dir("qa_wl", "MOCK"), dir("QA_WL", "MOCK")), ("qa_wl_MOCK".into(), other));
+        assert_eq!(dir("QA_WL", "OTHER"), "QA_WL_OTHER");
+    }
+}

@@ -14,7 +14,7 @@ use crate::Result;
 use crate::archive::{Finished, store};
 use crate::handover::{Handover, Taken};
 use crate::index::Index;
-use crate::status::{Counter, Shared};
+use crate::status::{Counter, Failing, Shared};
 
 /// What there is to do.
 #[derive(Debug)]
@@ -33,6 +33,7 @@ pub(crate) struct Archivist {
     pub(crate) jobs: Arc<Handover<Job>>,
     pub(crate) stopping: Arc<AtomicBool>,
     pub(crate) failures: Arc<Counter>,
+    pub(crate) failing: Arc<Failing>,
 }
 
 impl Archivist {
@@ -60,10 +61,15 @@ impl Archivist {
         let mut wait = FIRST_RETRY;
         loop {
             match self.try_once(job) {
-                Ok(()) => return true,
+                Ok(()) => {
+                    if self.failing.ended() {
+                        tracing::info!("iCom archive is written again");
+                    }
+                    return true;
+                }
                 Err(error) => {
                     self.failures.add(1);
-                    if wait == FIRST_RETRY {
+                    if self.failing.began(format_args!("{error}; {}", error.hint())) {
                         tracing::error!(%error, hint = error.hint(), "iCom archive waits; records stay in the journal");
                     }
                 }

@@ -219,6 +219,7 @@ impl Deriver {
     }
 
     fn frame(&mut self, frame: &Frame, at: DateTime<Utc>) {
+        self.shared.message_seen(at);
         let snapshot = Snapshot::read(frame.linac_time, frame.counter, frame.items());
         let gaps_before = self.sessions.open().map_or(0, |open| open.gaps);
         let outcome = self.sessions.frame(frame, &snapshot, at);
@@ -247,8 +248,11 @@ impl Deriver {
     }
 
     fn publish(&mut self, frame: &Frame, snapshot: Snapshot, at: DateTime<Utc>) {
-        if !self.replaying {
-            if self.clients.receiver_count() > 0 {
+        let clients = self.clients.receiver_count();
+        if self.replaying {
+            self.shared.pass_through_skipped.add_len(clients);
+        } else {
+            if clients > 0 {
                 // No receiver is no fault: clients come and go.
                 let _ = self.clients.send(Arc::from(frame.bytes.as_slice()));
             }
@@ -354,15 +358,16 @@ impl Deriver {
 
     /// Tries until the local disk takes it; `None` only when a stop comes first.
     fn until_done<T>(&self, mut work: impl FnMut(&std::path::Path) -> Result<T>) -> Option<T> {
-        let mut told = false;
         loop {
             match work(&self.journal_dir) {
-                Ok(value) => return Some(value),
+                Ok(value) => {
+                    self.shared.spool.ended();
+                    return Some(value);
+                }
                 Err(error) => {
                     self.shared.spool_failures.add(1);
-                    if !told {
+                    if self.shared.spool.began(format_args!("the open record waits: {error}")) {
                         tracing::error!(linac = self.linac.name, %error, "iCom record waits for the disk");
-                        told = true;
                     }
                     if self.stopping.load(Ordering::Relaxed) {
                         return None;

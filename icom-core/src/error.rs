@@ -99,7 +99,9 @@ impl Error {
                 "free some space; nothing received so far is lost while memory lasts"
             }
             Self::Io { .. } => "check that the path exists and that this account may read and write it",
-            Self::Index { .. } => "is the index on a local disk, and only one service using it?",
+            Self::Index { .. } => {
+                "is the index on a local disk? if it is damaged, `scp-node icom reindex` makes it again from the records"
+            }
             Self::Stale { .. } => "is the service running, and the linac on? see its status page",
             Self::Misuse { .. } => "correct the arguments",
         }

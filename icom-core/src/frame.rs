@@ -115,6 +115,8 @@ pub struct FrameCounts {
 #[derive(Debug)]
 pub struct Framer {
     buffer: Vec<u8>,
+    /// Bytes of the buffer that are done with; they go when new ones come, so that a message costs no copy of the rest.
+    done: usize,
     offset: u64,
     state: State,
     proofs: u8,
@@ -145,6 +147,7 @@ impl Framer {
     pub const fn new(offset: u64) -> Self {
         Self {
             buffer: Vec::new(),
+            done: 0,
             offset,
             state: State::Hunting { search: 0 },
             proofs: 0,
@@ -154,6 +157,10 @@ impl Framer {
 
     /// Appends bytes; take the messages with [`Framer::next_frame`].
     pub fn push(&mut self, bytes: &[u8]) {
+        if self.done > 0 {
+            self.buffer.drain(..self.done);
+            self.done = 0;
+        }
         self.buffer.extend_from_slice(bytes);
     }
 
@@ -195,13 +202,13 @@ impl Framer {
     #[must_use]
     pub fn peek(&self) -> Option<Peek<'_>> {
         let State::Walking { first, walk, .. } = self.state else { return None };
-        if walk != self.buffer.len() {
+        if walk != self.bytes().len() {
             return None;
         }
         Some(Peek {
-            linac_time: date_time(self.buffer.get(PREAMBLE_LEN..)?)?,
-            counter: *self.buffer.get(COUNTER_AT)?,
-            records: self.buffer.get(first..walk)?,
+            linac_time: date_time(self.bytes().get(PREAMBLE_LEN..)?)?,
+            counter: *self.bytes().get(COUNTER_AT)?,
+            records: self.bytes().get(first..walk)?,
         })
     }
 
@@ -209,7 +216,7 @@ impl Framer {
     /// cut is counted. The framer then begins anew.
     pub fn finish(&mut self) -> Option<Frame> {
         let whole = match self.state {
-            State::Walking { first, walk, .. } if walk == self.buffer.len() => Some((first, walk)),
+            State::Walking { first, walk, .. } if walk == self.bytes().len() => Some((first, walk)),
             State::Ended { first, body, .. } => Some((first, body)),
             _ => None,
         };
@@ -219,7 +226,7 @@ impl Framer {
             Some((first, body)) if believed(body) => self.emit(first, body, body, EndedBy::EndOfBytes),
             _ => None,
         };
-        let rest = len_u64(self.buffer.len());
+        let rest = len_u64(self.bytes().len());
         if frame.is_none() && in_message {
             self.counts.cut_bytes = self.counts.cut_bytes.saturating_add(rest);
         } else {
@@ -227,6 +234,7 @@ impl Framer {
         }
         self.offset = self.offset.saturating_add(rest);
         self.buffer.clear();
+        self.done = 0;
         self.state = State::Hunting { search: 0 };
         frame
     }
@@ -238,7 +246,7 @@ impl Framer {
 
     fn hunt(&mut self, search: usize) -> Step {
         let mut from = search;
-        while let Some(found) = find_date_time(&self.buffer, from) {
+        while let Some(found) = find_date_time(self.bytes(), from) {
             if let Some(start) = found.checked_sub(PREAMBLE_LEN) {
                 self.skip(start);
                 return Step::Go(State::FirstRecord { scan: RECORDS_FROM });
@@ -247,18 +255,18 @@ impl Framer {
         }
         // A start may still lie in what an unfinished date and its preamble can occupy.
         let keep = PREAMBLE_LEN + DATE_TIME_LEN - 1;
-        self.skip(self.buffer.len().saturating_sub(keep));
+        self.skip(self.bytes().len().saturating_sub(keep));
         self.state = State::Hunting { search: 0 };
         Step::NeedMore
     }
 
     fn find_first_record(&self, scan: usize) -> Step {
         for at in scan..=RECORDS_FROM + MAX_HEADER_REST {
-            let Some(rest) = self.buffer.get(at..).filter(|rest| rest.len() >= RECORD_HEADER_LEN) else {
+            let Some(rest) = self.bytes().get(at..).filter(|rest| rest.len() >= RECORD_HEADER_LEN) else {
                 return if at == scan { Step::NeedMore } else { Step::Go(State::FirstRecord { scan: at }) };
             };
             if record_header(rest).is_some() {
-                let headers = self.buffer.get(..at).unwrap_or_default();
+                let headers = self.bytes().get(..at).unwrap_or_default();
                 return match find_date_time(headers, COUNTER_AT) {
                     // A message without records, and this record is the next one's.
                     Some(_) => Step::Go(self.without_records()),
@@ -274,12 +282,13 @@ impl Framer {
     }
 
     fn walk(&mut self, first: usize, mut walk: usize, mut last_value: usize) -> Step {
+        let declared = self.declared_len().filter(|_| self.trusts_length());
         loop {
-            if self.trusts_length() && self.declared_len() == Some(walk) {
+            if declared == Some(walk) {
                 return Step::Emit(self.emit(first, walk, walk, EndedBy::DeclaredLength));
             }
             self.state = State::Walking { first, walk, last_value };
-            let Some(rest) = self.buffer.get(walk..).filter(|rest| rest.len() >= RECORD_HEADER_LEN) else {
+            let Some(rest) = self.bytes().get(walk..).filter(|rest| rest.len() >= RECORD_HEADER_LEN) else {
                 return Step::NeedMore;
             };
             let Some(header) = record_header(rest) else {
@@ -287,12 +296,12 @@ impl Framer {
             };
             let value = walk.saturating_add(RECORD_HEADER_LEN);
             let end = value.saturating_add(header.value_len);
-            let there = self.buffer.get(value..end.min(self.buffer.len())).unwrap_or_default();
+            let there = self.bytes().get(value..end.min(self.bytes().len())).unwrap_or_default();
             // No item holds a date and a time without a separator: such a length is damaged and leads into the next message.
             if end > MAX_FRAME_LEN || find_date_time(there, 0).is_some() {
                 return Step::Go(State::Ended { first, body: walk, search: walk });
             }
-            if end > self.buffer.len() {
+            if end > self.bytes().len() {
                 return Step::NeedMore;
             }
             last_value = value;
@@ -301,7 +310,7 @@ impl Framer {
     }
 
     fn find_next_start(&mut self, first: usize, body: usize, search: usize) -> Step {
-        let window = self.buffer.get(..self.buffer.len().min(MAX_FRAME_LEN)).unwrap_or_default();
+        let window = self.bytes().get(..self.bytes().len().min(MAX_FRAME_LEN)).unwrap_or_default();
         let earliest = RECORDS_FROM + PREAMBLE_LEN;
         if let Some(found) = find_date_time(window, search.max(earliest)) {
             let end = found.saturating_sub(PREAMBLE_LEN);
@@ -310,19 +319,19 @@ impl Framer {
             self.state = State::FirstRecord { scan: RECORDS_FROM };
             return Step::Emit(frame);
         }
-        if self.buffer.len() >= MAX_FRAME_LEN {
+        if self.bytes().len() >= MAX_FRAME_LEN {
             self.proofs = 0;
             return Step::Emit(self.emit(first, body, body, EndedBy::LastRecord));
         }
-        let search = search.max(self.buffer.len().saturating_sub(DATE_TIME_LEN - 1));
+        let search = search.max(self.bytes().len().saturating_sub(DATE_TIME_LEN - 1));
         self.state = State::Ended { first, body, search };
         Step::NeedMore
     }
 
     /// Takes `end` bytes off as a frame and hunts on.
     fn emit(&mut self, first: usize, body: usize, end: usize, ended_by: EndedBy) -> Option<Frame> {
-        let rest = self.buffer.split_off(end.min(self.buffer.len()));
-        let bytes = std::mem::replace(&mut self.buffer, rest);
+        let bytes = self.bytes().get(..end).unwrap_or(self.bytes()).to_vec();
+        self.done = self.done.saturating_add(bytes.len());
         let offset = self.offset;
         self.offset = offset.saturating_add(len_u64(bytes.len()));
         self.state = State::Hunting { search: 0 };
@@ -340,11 +349,16 @@ impl Framer {
         Some(frame)
     }
 
+    /// What is not done with.
+    fn bytes(&self) -> &[u8] {
+        self.buffer.get(self.done..).unwrap_or_default()
+    }
+
     fn skip(&mut self, count: usize) {
         if count > 0 {
             self.proofs = 0;
         }
-        self.buffer.drain(..count.min(self.buffer.len()));
+        self.done = self.done.saturating_add(count).min(self.buffer.len());
         self.counts.skipped_bytes = self.counts.skipped_bytes.saturating_add(len_u64(count));
         self.offset = self.offset.saturating_add(len_u64(count));
     }
@@ -354,7 +368,7 @@ impl Framer {
     }
 
     fn declared_len(&self) -> Option<usize> {
-        let (bytes, _) = self.buffer.split_first_chunk::<4>()?;
+        let (bytes, _) = self.bytes().split_first_chunk::<4>()?;
         usize::try_from(u32::from_le_bytes(*bytes)).ok()
     }
 }
@@ -372,7 +386,7 @@ const PIECE_LEN: usize = 16 * 1024;
 pub fn frames_of(bytes: &[u8]) -> (Vec<Frame>, FrameCounts) {
     let mut framer = Framer::default();
     let mut frames = Vec::new();
-    // In pieces as a socket gives them: taking a frame off the buffer moves what is behind it.
+    // In pieces as a socket gives them, so that the buffer stays in the cache.
     for piece in bytes.chunks(PIECE_LEN) {
         framer.push(piece);
         frames.extend(std::iter::from_fn(|| framer.next_frame()));

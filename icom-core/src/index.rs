@@ -4,6 +4,7 @@
 //! cursor: the stream offset up to which everything is archived. A record and its cursor are committed together, so
 //! that a replay after a crash neither loses nor repeats one. The index can be rebuilt from the files.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -170,6 +171,43 @@ impl Index {
         rows.map(|path| path.map(|path| root.join(path)))
             .collect::<std::result::Result<_, _>>()
             .map_err(self.failed())
+    }
+
+    /// Looks whether the database is whole.
+    ///
+    /// # Errors
+    /// [`Error::Index`] with SQLite's code for damage if it is not.
+    pub(crate) fn check(&self) -> Result<()> {
+        let found: String = self
+            .connection
+            .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
+            .map_err(self.failed())?;
+        if found == "ok" {
+            return Ok(());
+        }
+        let damaged = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
+        Err(self.failed()(rusqlite::Error::SqliteFailure(damaged, Some(found))))
+    }
+
+    /// Hash of each file in it, by the path as it is written there.
+    pub(crate) fn files(&self) -> Result<BTreeMap<String, String>> {
+        let mut statement =
+            self.connection.prepare("SELECT path, sha256 FROM record").map_err(self.failed())?;
+        let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).map_err(self.failed())?;
+        rows.collect::<std::result::Result<_, _>>().map_err(self.failed())
+    }
+
+    /// Takes rows out and puts others in, all or nothing. Of one path the new row stays.
+    pub(crate) fn reconcile(&mut self, gone: &[String], new: &[IndexedRecord], root: &Path) -> Result<()> {
+        let failed = self.failed();
+        let transaction = self.connection.transaction().map_err(Error::index(&self.path))?;
+        let work = || -> rusqlite::Result<()> {
+            for path in gone {
+                transaction.execute("DELETE FROM record WHERE path = ?1", [path])?;
+            }
+            new.iter().try_for_each(|entry| insert_row(&transaction, entry, root))
+        };
+        work().and_then(|()| transaction.commit()).map_err(failed)
     }
 
     fn prepare(&self) -> Result<()> {

@@ -12,60 +12,25 @@
 //! The stream offset counts the payload bytes ever received from this linac; it names places in the stream for as long as
 //! the directory lives. A thread calls fsync at a set interval, so that a slow disk delays no append.
 
+mod entry;
+mod reader;
+mod syncer;
+
 use std::fs::{File, OpenOptions};
 use std::io::{BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use chrono::{DateTime, Utc};
 
-use crate::files::sync_dir;
+pub use entry::{Entry, Kind};
+use entry::{encode, read_entry};
+pub use reader::JournalReader;
+use syncer::Syncer;
+
+use crate::files::{replace, sync_dir};
 use crate::{Error, Result};
-
-/// What an entry holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// Bytes as they came from the socket.
-    Data,
-    /// A link was made.
-    Connected,
-    /// A link ended; the payload says how.
-    Disconnected,
-    /// The service began after an orderly stop.
-    OpenedClean,
-    /// The service began after a crash: up to one fsync interval of bytes may be missing before this entry.
-    OpenedUnclean,
-    /// The service stopped in order.
-    Closed,
-    /// The link changed otherwise, such as refused; the payload says how.
-    Link,
-    /// Bytes were received and had to be dropped, because the disk took none; the payload is their number in decimal.
-    Lost,
-}
-
-/// One entry.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
-    /// What it holds.
-    pub kind: Kind,
-    /// When it was received.
-    pub at: DateTime<Utc>,
-    /// Stream offset at its beginning.
-    pub offset: u64,
-    /// Its bytes.
-    pub payload: Vec<u8>,
-}
-
-impl Entry {
-    /// Stream offset behind it.
-    #[must_use]
-    pub fn end(&self) -> u64 {
-        self.offset.saturating_add(if self.kind == Kind::Data { to_u64(self.payload.len()) } else { 0 })
-    }
-}
 
 /// How the journal writes.
 #[derive(Debug, Clone, Copy)]
@@ -148,7 +113,7 @@ impl Journal {
     /// Counts of the fsync thread.
     #[must_use]
     pub fn sync_failures(&self) -> u64 {
-        self.syncer.shared.failures.load(Ordering::Relaxed)
+        self.syncer.failures()
     }
 
     /// Appends an entry; gives its offset. After an error nothing of it counts, and it may be tried again.
@@ -162,7 +127,7 @@ impl Journal {
         let offset = self.offset;
         let bytes = encode(kind, at, offset, payload);
         self.segment.append(&bytes)?;
-        self.syncer.shared.dirty.store(true, Ordering::Release);
+        self.syncer.dirty();
         if kind == Kind::Data {
             self.offset = self.offset.saturating_add(to_u64(payload.len()));
         }
@@ -195,6 +160,14 @@ impl Journal {
             freed = freed.saturating_add(metadata.len());
         }
         Ok(freed)
+    }
+
+    /// Notes that everything before `offset` is archived, so that an index that is lost repeats nothing.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn note_done(&self, offset: u64) -> Result<()> {
+        replace(&self.dir.join(DONE), offset.to_string().as_bytes())
     }
 
     fn rotate(&mut self) -> Result<()> {
@@ -234,69 +207,10 @@ impl Segment {
     }
 }
 
-/// Reads entries from an offset on, over segments, up to what is written so far.
-#[derive(Debug)]
-pub struct JournalReader {
-    dir: PathBuf,
-    current: Option<(u64, PathBuf, BufReader<File>)>,
-    position: u64,
-    from: u64,
-}
-
-impl JournalReader {
-    /// Begins at the entry that holds stream offset `from`, or the first after it.
-    ///
-    /// # Errors
-    /// [`Error::Io`].
-    pub fn open(dir: &Path, from: u64) -> Result<Self> {
-        let mut reader = Self { dir: dir.to_owned(), current: None, position: 0, from };
-        let start = segments(dir)?.into_iter().rev().find(|(start, _)| *start <= from);
-        match start
-            .map_or_else(|| segments(dir).map(|all| all.into_iter().next()), |found| Ok(Some(found)))?
-        {
-            Some((start, path)) => reader.enter(start, path)?,
-            None => return Ok(reader),
-        }
-        Ok(reader)
-    }
-
-    /// The next entry; `None` at the end of what is written, from where a later call goes on.
-    ///
-    /// # Errors
-    /// [`Error::Io`].
-    pub fn next_entry(&mut self) -> Result<Option<Entry>> {
-        loop {
-            let Some((start, path, file)) = &mut self.current else { return Ok(None) };
-            match read_entry(file).map_err(Error::io(&*path))? {
-                Some((entry, len)) => {
-                    self.position = self.position.saturating_add(len);
-                    if entry.end() > self.from || (entry.kind != Kind::Data && entry.offset >= self.from) {
-                        return Ok(Some(entry));
-                    }
-                }
-                None => {
-                    // The end, or a part of an entry that is just being written.
-                    let after = *start;
-                    file.seek(SeekFrom::Start(self.position)).map_err(Error::io(&*path))?;
-                    let next = segments(&self.dir)?.into_iter().find(|(start, _)| *start > after);
-                    match next {
-                        Some((start, path)) => self.enter(start, path)?,
-                        None => return Ok(None),
-                    }
-                }
-            }
-        }
-    }
-
-    fn enter(&mut self, start: u64, path: PathBuf) -> Result<()> {
-        let mut file = BufReader::with_capacity(1 << 17, File::open(&path).map_err(Error::io(&path))?);
-        let mut magic = [0; MAGIC.len()];
-        // A segment that was being created when the power failed may be shorter.
-        let whole = file.read_exact(&mut magic).is_ok() && magic == *MAGIC;
-        self.position = if whole { to_u64(MAGIC.len()) } else { 0 };
-        self.current = Some((start, path, file));
-        Ok(())
-    }
+/// What [`Journal::note_done`] noted last in this directory, 0 if nothing.
+#[must_use]
+pub fn done(dir: &Path) -> u64 {
+    std::fs::read_to_string(dir.join(DONE)).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
 }
 
 /// Segments of a directory by their first offset.
@@ -364,168 +278,6 @@ fn open_rw(path: &Path, create: bool) -> Result<File> {
         .map_err(Error::io(path))
 }
 
-fn encode(kind: Kind, at: DateTime<Utc>, offset: u64, payload: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(HEADER_LEN + payload.len());
-    bytes.extend_from_slice(&[0; 4]);
-    bytes.extend_from_slice(&u32::try_from(payload.len()).unwrap_or(u32::MAX).to_le_bytes());
-    bytes.extend_from_slice(&[kind.byte(), 0, 0, 0]);
-    bytes.extend_from_slice(&at.timestamp_micros().to_le_bytes());
-    bytes.extend_from_slice(&offset.to_le_bytes());
-    bytes.extend_from_slice(payload);
-    let crc = crc32fast::hash(bytes.get(4..).unwrap_or_default()).to_le_bytes();
-    bytes.iter_mut().zip(crc).for_each(|(byte, value)| *byte = value);
-    bytes
-}
-
-/// The next entry and its length; `None` for whatever is no whole entry.
-fn read_entry(reader: &mut impl Read) -> std::io::Result<Option<(Entry, u64)>> {
-    let mut header = [0; HEADER_LEN];
-    if !read_whole(reader, &mut header)? {
-        return Ok(None);
-    }
-    let [c0, c1, c2, c3, l0, l1, l2, l3, kind, _, _, _, times @ ..] = header;
-    let [at @ .., o0, o1, o2, o3, o4, o5, o6, o7] = times;
-    let payload_len = usize::try_from(u32::from_le_bytes([l0, l1, l2, l3])).unwrap_or(usize::MAX);
-    let at = DateTime::from_timestamp_micros(i64::from_le_bytes(at));
-    let (Some(kind), Some(at), true) = (Kind::from_byte(kind), at, payload_len <= MAX_PAYLOAD_LEN) else {
-        return Ok(None);
-    };
-    let mut payload = vec![0; payload_len];
-    if !read_whole(reader, &mut payload)? {
-        return Ok(None);
-    }
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(header.get(4..).unwrap_or_default());
-    hasher.update(&payload);
-    if hasher.finalize() != u32::from_le_bytes([c0, c1, c2, c3]) {
-        return Ok(None);
-    }
-    let offset = u64::from_le_bytes([o0, o1, o2, o3, o4, o5, o6, o7]);
-    let len = to_u64(HEADER_LEN.saturating_add(payload.len()));
-    Ok(Some((Entry { kind, at, offset, payload }, len)))
-}
-
-fn read_whole(reader: &mut impl Read, bytes: &mut [u8]) -> std::io::Result<bool> {
-    match reader.read_exact(bytes) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Ok(false),
-        Err(error) => Err(error),
-    }
-}
-
-impl Kind {
-    const fn byte(self) -> u8 {
-        match self {
-            Self::Data => 0,
-            Self::Connected => 1,
-            Self::Disconnected => 2,
-            Self::OpenedClean => 3,
-            Self::OpenedUnclean => 4,
-            Self::Closed => 5,
-            Self::Lost => 6,
-            Self::Link => 7,
-        }
-    }
-
-    const fn from_byte(byte: u8) -> Option<Self> {
-        Some(match byte {
-            0 => Self::Data,
-            1 => Self::Connected,
-            2 => Self::Disconnected,
-            3 => Self::OpenedClean,
-            4 => Self::OpenedUnclean,
-            5 => Self::Closed,
-            6 => Self::Lost,
-            7 => Self::Link,
-            _ => return None,
-        })
-    }
-}
-
-/// Calls fsync at an interval, on a thread of its own.
-#[derive(Debug)]
-struct Syncer {
-    shared: Arc<SyncShared>,
-    thread: Option<JoinHandle<()>>,
-}
-
-#[derive(Debug)]
-struct SyncShared {
-    dirty: AtomicBool,
-    failures: AtomicU64,
-    files: Mutex<SyncFiles>,
-    wake: Condvar,
-}
-
-#[derive(Debug)]
-struct SyncFiles {
-    current: Arc<File>,
-    finished: Vec<Arc<File>>,
-    stop: bool,
-}
-
-impl Syncer {
-    fn start(file: Arc<File>, interval: Duration, dir: &Path) -> Result<Self> {
-        let files = SyncFiles { current: file, finished: Vec::new(), stop: false };
-        let shared = Arc::new(SyncShared {
-            dirty: AtomicBool::new(true),
-            failures: AtomicU64::new(0),
-            files: Mutex::new(files),
-            wake: Condvar::new(),
-        });
-        let of_thread = Arc::clone(&shared);
-        let thread = std::thread::Builder::new()
-            .name("icom-fsync".into())
-            .stack_size(THREAD_STACK)
-            .spawn(move || of_thread.run(interval))
-            .map_err(Error::io(dir))?;
-        Ok(Self { shared, thread: Some(thread) })
-    }
-
-    fn change_file(&self, current: Arc<File>, finished: Arc<File>) {
-        let mut files = self.shared.files.lock().unwrap_or_else(PoisonError::into_inner);
-        files.current = current;
-        files.finished.push(finished);
-    }
-}
-
-impl SyncShared {
-    fn run(&self, interval: Duration) {
-        loop {
-            let files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
-            let (mut files, _) = self
-                .wake
-                .wait_timeout_while(files, interval, |files| !files.stop)
-                .unwrap_or_else(PoisonError::into_inner);
-            let stop = files.stop;
-            let mut due = std::mem::take(&mut files.finished);
-            due.push(Arc::clone(&files.current));
-            drop(files);
-            if self.dirty.swap(false, Ordering::AcqRel) {
-                for file in due {
-                    if file.sync_data().is_err() {
-                        self.failures.fetch_add(1, Ordering::Relaxed);
-                    }
-                }
-            }
-            if stop {
-                return;
-            }
-        }
-    }
-}
-
-impl Drop for Syncer {
-    fn drop(&mut self) {
-        self.shared.files.lock().unwrap_or_else(PoisonError::into_inner).stop = true;
-        self.shared.wake.notify_all();
-        if let Some(thread) = self.thread.take() {
-            // It panics nowhere; if it did, the journal is closed all the same.
-            let _ = thread.join();
-        }
-    }
-}
-
 fn to_u64(len: usize) -> u64 {
     u64::try_from(len).unwrap_or(u64::MAX)
 }
@@ -535,12 +287,11 @@ pub(crate) const THREAD_STACK: usize = 512 * 1024;
 
 const MAGIC: &[u8; 8] = b"ICOMJRN1";
 const EXTENSION: &str = "icj";
-const HEADER_LEN: usize = 28;
-/// The listener reads at most 64 kB at once; more is a damaged length.
-const MAX_PAYLOAD_LEN: usize = 1 << 20;
+const DONE: &str = "done";
 
 #[cfg(test)]
 mod tests {
+    use super::entry::HEADER_LEN;
     use super::*;
 
     fn now() -> DateTime<Utc> {
@@ -635,5 +386,17 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (journal, _) = Journal::open(dir.path(), JournalSettings::default(), 5000, now()).unwrap();
         assert_eq!(journal.offset(), 5000);
+    }
+
+    #[test]
+    fn what_is_done_is_known_without_an_index() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(done(dir.path()), 0);
+        let (journal, _) = open(dir.path());
+        journal.note_done(123).unwrap();
+        journal.note_done(456).unwrap();
+        assert_eq!(done(dir.path()), 456);
+        std::fs::write(dir.path().join(DONE), "garbage").unwrap();
+        assert_eq!(done(dir.path()), 0);
     }
 }

@@ -25,6 +25,7 @@ pub mod journal;
 mod listener;
 pub mod live;
 mod pass_through;
+pub mod reindex;
 mod scribe;
 pub mod script;
 pub mod service;

@@ -11,6 +11,7 @@ use std::time::Duration;
 use chrono::Utc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::error::Elapsed;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -56,12 +57,9 @@ impl Reader {
         self.change(LinkState::Connecting, None);
         while !self.stop.is_cancelled() {
             let began = Instant::now();
-            let end = tokio::select! {
-                connected = self.connect() => match connected {
-                    Ok(stream) => self.read(stream).await,
-                    Err(end) => end,
-                },
-                () = self.stop.cancelled() => break,
+            let end = match self.connect().await {
+                Ok(stream) => self.read(stream).await,
+                Err(end) => end,
             };
             if end == LinkEnd::Stopped {
                 break;
@@ -79,16 +77,31 @@ impl Reader {
 
     async fn connect(&self) -> Result<TcpStream, LinkEnd> {
         let host = (self.linac.host.as_str(), self.linac.port);
-        let addresses = tokio::net::lookup_host(host).await.map_err(|_| LinkEnd::UnknownHost)?;
+        let addresses = tokio::select! {
+            found = tokio::net::lookup_host(host) => found.map_err(|_| LinkEnd::UnknownHost)?,
+            () = self.stop.cancelled() => return Err(LinkEnd::Stopped),
+        };
         let mut end = LinkEnd::UnknownHost;
         for address in addresses {
-            match timeout(CONNECT_TIMEOUT, connect_to(address)).await {
+            match self.connect_to(address).await {
                 Ok(Ok(stream)) => return Ok(stream),
                 Ok(Err(error)) => end = classify(&error),
                 Err(_) => end = LinkEnd::Unreachable,
             }
+            if self.stop.is_cancelled() {
+                return Err(LinkEnd::Stopped);
+            }
         }
         Err(end)
+    }
+
+    /// A connection on its way is not dropped by a stop: the linac may be sending into it already, and would be reset.
+    async fn connect_to(&self, address: SocketAddr) -> Result<std::io::Result<TcpStream>, Elapsed> {
+        let mut connecting = std::pin::pin!(timeout(CONNECT_TIMEOUT, connect_to(address)));
+        tokio::select! {
+            connected = &mut connecting => connected,
+            () = self.stop.cancelled() => timeout(CONNECT_GRACE, connecting).await?,
+        }
     }
 
     /// Reads until the link ends, and closes it.
@@ -221,6 +234,8 @@ fn jittered(wait: Duration) -> Duration {
 }
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a stop waits for a connection that is being made; no linac nearby answers later.
+const CONNECT_GRACE: Duration = Duration::from_secs(1);
 const KEEPALIVE: Duration = Duration::from_secs(5);
 /// How long after `shutdown` the linac's own close is waited for.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -232,6 +247,29 @@ const RECEIVE_BUFFER: u32 = 1 << 20;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_way_in_which_a_link_fails_is_told_apart() {
+        use ErrorKind as K;
+        let cases = [
+            (K::ConnectionRefused, LinkEnd::Refused),
+            (K::ConnectionReset, LinkEnd::Rst),
+            (K::ConnectionAborted, LinkEnd::Rst),
+            (K::BrokenPipe, LinkEnd::Rst),
+            (K::HostUnreachable, LinkEnd::Unreachable),
+            (K::NetworkUnreachable, LinkEnd::Unreachable),
+            (K::NetworkDown, LinkEnd::Unreachable),
+            (K::TimedOut, LinkEnd::Unreachable),
+            (K::AddrNotAvailable, LinkEnd::Unreachable),
+            (K::PermissionDenied, LinkEnd::Other),
+        ];
+        for (kind, end) in cases {
+            assert_eq!(classify(&kind.into()), end, "{kind}");
+        }
+        let texts = cases.map(|(_, end)| end.text());
+        let different: std::collections::BTreeSet<_> = texts.into_iter().collect();
+        assert_eq!(different.len(), 4, "each has its own words");
+    }
 
     #[test]
     fn waits_double_up_to_the_longest_and_begin_anew_after_a_lasting_link() {

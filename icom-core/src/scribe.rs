@@ -78,6 +78,7 @@ impl Scribe {
             }
         }
         self.feed.close();
+        let _ = self.journal.note_done(self.intake.shared.committed.get());
         if let Err(error) = self.journal.close(Utc::now()) {
             tracing::error!(linac = self.name, %error, "iCom journal could not be closed; the next start will repair it");
         }
@@ -85,20 +86,20 @@ impl Scribe {
 
     /// Appends until the disk takes it, or a stop comes first.
     fn write(&mut self, arrival: Arrival) {
-        let mut told = false;
+        let shared = Arc::clone(&self.intake.shared);
         loop {
             match self.journal.append(arrival.kind, arrival.at, &arrival.bytes) {
                 Ok(offset) => {
-                    if told {
+                    if shared.journal.ended() {
                         tracing::info!(linac = self.name, "iCom journal is written again");
                     }
                     return self.feed(arrival, offset);
                 }
                 Err(error) => {
-                    self.intake.shared.journal_failures.add(1);
-                    if !told {
+                    shared.journal_failures.add(1);
+                    if shared.journal.began(format_args!("the journal waits, bytes stay in memory: {error}"))
+                    {
                         tracing::error!(linac = self.name, %error, hint = error.hint(), "iCom journal waits; bytes stay in memory");
-                        told = true;
                         // What is archived already makes room first.
                         self.prune(Duration::ZERO);
                     }
@@ -122,8 +123,12 @@ impl Scribe {
 
     fn prune(&self, keep: Duration) {
         self.intake.shared.fsync_failures.set(self.journal.sync_failures());
+        let done = self.intake.shared.committed.get();
+        if let Err(error) = self.journal.note_done(done) {
+            tracing::warn!(linac = self.name, %error, "the iCom journal's own mark of what is archived stays behind");
+        }
         let older_than = SystemTime::now().checked_sub(keep).unwrap_or(SystemTime::UNIX_EPOCH);
-        if let Err(error) = self.journal.prune(self.intake.shared.committed.get(), older_than) {
+        if let Err(error) = self.journal.prune(done, older_than) {
             tracing::warn!(linac = self.name, %error, "old iCom journal files stay");
         }
     }

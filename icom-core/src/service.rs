@@ -21,15 +21,15 @@ use tokio_util::task::TaskTracker;
 use crate::archivist::{Archivist, Job};
 use crate::derive::{Deriver, Fed};
 use crate::handover::Handover;
-use crate::index::Index;
-use crate::journal::{Journal, JournalSettings, Recovery, THREAD_STACK};
+use crate::journal::{self, Journal, JournalSettings, Recovery, THREAD_STACK};
 use crate::listener::{Reader, Timing};
 use crate::live::LiveWriter;
 use crate::pass_through;
+use crate::reindex;
 use crate::scribe::{Intake, Scribe};
 use crate::settings::{LinacSettings, ListenerSettings, index_path};
 use crate::spool::Spool;
-use crate::status::{Counter, LinacStatus, Shared};
+use crate::status::{Counter, Failing, LinacStatus, Shared, Trouble};
 use crate::{Error, Result};
 
 /// Memory for derivation per linac; what it drops is read again from the journal.
@@ -41,6 +41,9 @@ const MAX_JOBS: usize = 1 << 20;
 /// How long a stop waits for the archive; the rest is made again from the journal.
 const ARCHIVE_STOP_WAIT: Duration = Duration::from_secs(20);
 
+/// How long a stop waits for derivation and for pass-through clients to take what is left.
+const CLIENT_DRAIN: Duration = Duration::from_secs(10);
+
 /// What the whole service is doing.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct Status {
@@ -50,6 +53,8 @@ pub struct Status {
     pub archive_waiting: u64,
     /// Failed tries of the archive.
     pub archive_failures: u64,
+    /// What the archive waits for.
+    pub archive_trouble: Option<Trouble>,
     /// Failed writes of live state.
     pub live_failures: u64,
 }
@@ -60,10 +65,12 @@ pub struct Service {
     linacs: Vec<Stages>,
     stop: CancellationToken,
     stopping: Arc<AtomicBool>,
+    readers: TaskTracker,
     sockets: Option<JoinHandle<()>>,
     archivist: Option<JoinHandle<()>>,
     jobs: Arc<Handover<Job>>,
     archive_failures: Arc<Counter>,
+    archive_failing: Arc<Failing>,
     live: LiveWriter,
 }
 
@@ -82,7 +89,10 @@ impl Service {
     /// [`Error::Misuse`] for wrong settings or a directory in use, [`Error::Io`], [`Error::Index`].
     pub fn start(settings: &ListenerSettings) -> Result<Self> {
         settings.check()?;
-        let index = Index::open(&index_path(&settings.dir))?;
+        let (index, damaged) = reindex::open(&index_path(&settings.dir), |index| index.cursor(""))?;
+        if let Some(aside) = damaged {
+            tracing::error!(aside = %aside.display(), "the iCom index was damaged; a new one begins, `scp-node icom reindex` enters the records");
+        }
         let live = LiveWriter::start(&settings.dir)?;
         let stop = CancellationToken::new();
         let stopping = Arc::new(AtomicBool::new(false));
@@ -90,12 +100,14 @@ impl Service {
         let mut linacs = Vec::new();
         let mut tasks = Vec::new();
         for linac in &settings.linacs {
-            let cursor = index.cursor(&linac.name)?;
+            // An index that was lost and made anew knows no cursor.
+            let cursor = index.cursor(&linac.name)?.max(journal::done(&settings.journal_of(linac)));
             let (stages, task) = Stages::start(settings, linac, cursor, &jobs, &live, &stop, &stopping)?;
             linacs.push(stages);
             tasks.push(task);
         }
         let archive_failures = Arc::new(Counter::default());
+        let archive_failing = Arc::new(Failing::default());
         let archivist = Archivist {
             dir: settings.dir.clone(),
             index,
@@ -103,11 +115,24 @@ impl Service {
             jobs: Arc::clone(&jobs),
             stopping: Arc::clone(&stopping),
             failures: Arc::clone(&archive_failures),
+            failing: Arc::clone(&archive_failing),
         };
         let archivist = spawn("icom-archive", 4 << 20, move || archivist.run())?;
-        let sockets = start_sockets(tasks)?;
+        let readers = TaskTracker::new();
+        let sockets = start_sockets(tasks, readers.clone())?;
         let (archivist, sockets) = (Some(archivist), Some(sockets));
-        Ok(Self { linacs, stop, stopping, sockets, archivist, jobs, archive_failures, live })
+        Ok(Self {
+            linacs,
+            stop,
+            stopping,
+            readers,
+            sockets,
+            archivist,
+            jobs,
+            archive_failures,
+            archive_failing,
+            live,
+        })
     }
 
     /// What it is doing.
@@ -121,6 +146,7 @@ impl Service {
             linacs: linacs.collect(),
             archive_waiting: u64::try_from(self.jobs.len()).unwrap_or(u64::MAX),
             archive_failures: self.archive_failures.get(),
+            archive_trouble: self.archive_failing.trouble(),
             live_failures: self.live.handle().failures(),
         }
     }
@@ -133,13 +159,18 @@ impl Service {
 
     fn shut_down(&mut self) {
         self.stop.cancel();
-        join(self.sockets.take());
+        let sockets = self.sockets.take();
+        while sockets.as_ref().is_some_and(|thread| !thread.is_finished()) && !self.readers_ended() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         self.stopping.store(true, Ordering::Relaxed);
         for stages in &mut self.linacs {
             // Closed by its reader; once more for one that never ran.
             stages.intake.queue.close();
             stages.threads.drain(..).for_each(|thread| join(Some(thread)));
         }
+        // Derivation has given its last message: pass-through clients get it, and are closed.
+        join(sockets);
         self.jobs.close();
         if let Some(archivist) = self.archivist.take() {
             let until = Instant::now() + ARCHIVE_STOP_WAIT;
@@ -151,6 +182,12 @@ impl Service {
                 join(Some(archivist));
             }
         }
+    }
+}
+
+impl Service {
+    fn readers_ended(&self) -> bool {
+        self.readers.is_closed() && self.readers.is_empty()
     }
 }
 
@@ -239,29 +276,33 @@ fn bind(address: std::net::SocketAddr) -> Result<std::net::TcpListener> {
 }
 
 /// All sockets live on one thread with a runtime of its own: nothing else in the process can delay their reading.
-fn start_sockets(tasks: Vec<SocketTask>) -> Result<JoinHandle<()>> {
+fn start_sockets(tasks: Vec<SocketTask>, readers: TaskTracker) -> Result<JoinHandle<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(Error::io("tokio runtime"))?;
     spawn("icom-sockets", 2 << 20, move || {
         runtime.block_on(async {
-            let tracker = TaskTracker::new();
+            let clients = TaskTracker::new();
             for SocketTask { reader, pass_through } in tasks {
-                if let Some((listener, clients)) = pass_through
+                if let Some((listener, messages)) = pass_through
                     && let Ok(listener) = tokio::net::TcpListener::from_std(listener)
                 {
                     tokio::spawn(pass_through::serve(
                         listener,
-                        clients,
+                        messages,
                         Arc::clone(&reader.shared),
+                        clients.clone(),
                         reader.stop.clone(),
                     ));
                 }
-                tracker.spawn(reader.run());
+                readers.spawn(reader.run());
             }
-            tracker.close();
-            tracker.wait().await;
+            readers.close();
+            readers.wait().await;
+            clients.close();
+            // Derivation still works off what was read.
+            let _ = tokio::time::timeout(CLIENT_DRAIN, clients.wait()).await;
         });
     })
 }

@@ -11,6 +11,39 @@ use crate::live::{Link, LinkEnd, LinkState};
 /// MU counted within this time means beam on. Messages come every 250 ms; a step-and-shoot pause is longer.
 const BEAM_MEMORY: TimeDelta = TimeDelta::seconds(2);
 
+/// Something that goes on failing, and is tried again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Trouble {
+    /// Since when.
+    pub since: DateTime<Utc>,
+    /// What, in one line without a patient.
+    pub what: String,
+}
+
+/// Whether something goes on failing.
+#[derive(Debug, Default)]
+pub(crate) struct Failing(Mutex<Option<Trouble>>);
+
+impl Failing {
+    /// It failed; true if it did not fail before.
+    pub(crate) fn began(&self, what: impl std::fmt::Display) -> bool {
+        let mut trouble = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let news = trouble.is_none();
+        let since = trouble.as_ref().map_or_else(Utc::now, |trouble| trouble.since);
+        *trouble = Some(Trouble { since, what: what.to_string() });
+        news
+    }
+
+    /// It worked; true if it failed before.
+    pub(crate) fn ended(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take().is_some()
+    }
+
+    pub(crate) fn trouble(&self) -> Option<Trouble> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
 /// A counter that only grows.
 #[derive(Debug, Default)]
 pub(crate) struct Counter(AtomicU64);
@@ -38,6 +71,9 @@ impl Counter {
 pub(crate) struct Shared {
     link: Mutex<Link>,
     beam_seen_us: AtomicI64,
+    last_message_us: AtomicI64,
+    pub(crate) journal: Failing,
+    pub(crate) spool: Failing,
     pub(crate) received_bytes: Counter,
     pub(crate) messages: Counter,
     pub(crate) repeats: Counter,
@@ -53,6 +89,7 @@ pub(crate) struct Shared {
     pub(crate) fsync_failures: Counter,
     pub(crate) spool_failures: Counter,
     pub(crate) pass_through_skipped: Counter,
+    pub(crate) pass_through_clients: AtomicU64,
     /// Stream offset up to which the index knows everything to be archived.
     pub(crate) committed: Counter,
 }
@@ -64,6 +101,10 @@ pub struct LinacStatus {
     pub linac: String,
     /// The link.
     pub link: Link,
+    /// When the last message came; `None`: none yet.
+    pub last_message: Option<DateTime<Utc>>,
+    /// What its journal or its open record waits for.
+    pub trouble: Option<Trouble>,
     /// Whether MU was counted within the last two seconds.
     pub beam_on: bool,
     /// Bytes received.
@@ -96,6 +137,8 @@ pub struct LinacStatus {
     pub spool_failures: u64,
     /// Messages that pass-through clients were too slow for.
     pub pass_through_skipped: u64,
+    /// Clients of the pass-through port.
+    pub pass_through_clients: u64,
     /// Bytes that wait for the journal.
     pub waiting_journal_bytes: u64,
     /// Bytes that wait for derivation.
@@ -107,6 +150,9 @@ impl Shared {
         Self {
             link: Mutex::new(Link { state: LinkState::Stopped, since: now, last_end: None }),
             beam_seen_us: AtomicI64::new(i64::MIN),
+            last_message_us: AtomicI64::new(i64::MIN),
+            journal: Failing::default(),
+            spool: Failing::default(),
             received_bytes: Counter::default(),
             messages: Counter::default(),
             repeats: Counter::default(),
@@ -122,6 +168,7 @@ impl Shared {
             fsync_failures: Counter::default(),
             spool_failures: Counter::default(),
             pass_through_skipped: Counter::default(),
+            pass_through_clients: AtomicU64::new(0),
             committed: Counter::default(),
         }
     }
@@ -143,6 +190,10 @@ impl Shared {
         news
     }
 
+    pub(crate) fn message_seen(&self, at: DateTime<Utc>) {
+        self.last_message_us.fetch_max(at.timestamp_micros(), Ordering::Relaxed);
+    }
+
     pub(crate) fn beam_seen(&self, at: DateTime<Utc>) {
         self.beam_seen_us.fetch_max(at.timestamp_micros(), Ordering::Relaxed);
     }
@@ -156,6 +207,8 @@ impl Shared {
         LinacStatus {
             linac: linac.to_owned(),
             link: self.link(),
+            last_message: DateTime::from_timestamp_micros(self.last_message_us.load(Ordering::Relaxed)),
+            trouble: self.journal.trouble().or_else(|| self.spool.trouble()),
             beam_on: self.beam_on(Utc::now()),
             received_bytes: self.received_bytes.get(),
             messages: self.messages.get(),
@@ -172,6 +225,7 @@ impl Shared {
             fsync_failures: self.fsync_failures.get(),
             spool_failures: self.spool_failures.get(),
             pass_through_skipped: self.pass_through_skipped.get(),
+            pass_through_clients: self.pass_through_clients.load(Ordering::Relaxed),
             waiting_journal_bytes: u64::try_from(waiting_journal).unwrap_or(u64::MAX),
             waiting_derived_bytes: u64::try_from(waiting_derived).unwrap_or(u64::MAX),
         }

@@ -277,6 +277,60 @@ fn a_planned_stop_waits_for_beam_off() {
 }
 
 #[test]
+fn a_planned_stop_waits_no_longer_than_it_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let script = Script::new("4299", time(0), Script::day(1, 3000));
+    let encoded: Vec<Vec<u8>> = script.messages().map(|m| m.encode()).collect();
+    let behaviour = Behaviour { rate_hz: 100.0, ..Default::default() };
+    let emulator = Emulator::start("127.0.0.1:0", encoded.into_iter(), behaviour).unwrap();
+    let settings = ListenerSettings {
+        dir: dir.path().to_owned(),
+        beam_off_wait_s: 1,
+        linacs: vec![LinacSettings::at(&emulator.address().to_string()).unwrap()],
+        ..Default::default()
+    };
+    let service = Service::start(&settings).unwrap();
+    wait_for("beam on", || service.status().linacs[0].beam_on);
+    let before = emulator.sent();
+    service.stop();
+    assert!(!emulator.all_sent(), "the field takes half a minute");
+    assert!(emulator.sent() >= before + 50, "it waited");
+    assert_eq!(emulator.stop().links, [Left::Fin]);
+}
+
+#[test]
+fn a_damaged_or_lost_index_does_not_stop_the_listening_and_nothing_comes_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let script = Script::new("4299", time(0), Script::day(3, 40));
+    let encoded: Vec<Vec<u8>> = script.messages().map(|m| m.encode()).collect();
+    let behaviour = Behaviour { rate_hz: 200.0, ..Default::default() };
+    let emulator = Emulator::start("127.0.0.1:0", encoded.into_iter(), behaviour).unwrap();
+    let settings = ListenerSettings {
+        dir: dir.path().to_owned(),
+        reconnect_first_ms: 20,
+        beam_off_wait_s: 0,
+        linacs: vec![LinacSettings::at(&emulator.address().to_string()).unwrap()],
+        ..Default::default()
+    };
+    let service = Service::start(&settings).unwrap();
+    wait_for("a record", || archived(dir.path()).0.len() == 1);
+    service.stop();
+    let before = archived(dir.path());
+    std::fs::write(index_path(dir.path()), b"this was a database").unwrap();
+    let service = Service::start(&settings).unwrap();
+    wait_for("the end of the day", || emulator.all_sent());
+    wait_for("the other records", || archived(dir.path()).0.len() >= 2);
+    service.stop();
+    let report = icom_core::reindex::rebuild(dir.path()).unwrap();
+    assert_eq!(report.unreadable, []);
+    let (records, hashes) = archived(dir.path());
+    assert_eq!(records.len(), 3);
+    assert_eq!(hashes[..before.1.len()], before.1);
+    let different: std::collections::BTreeSet<_> = hashes.iter().collect();
+    assert_eq!(different.len(), hashes.len(), "no message is archived twice");
+}
+
+#[test]
 fn linacs_do_not_touch_each_other_and_each_state_is_told_once() {
     let dir = tempfile::tempdir().unwrap();
     let script = Script::new("4299", time(0), Script::day(1, 40));
@@ -334,19 +388,24 @@ fn pass_through_clients_get_whole_messages() {
     };
     let service = Service::start(&settings).unwrap();
     let client = std::net::TcpStream::connect(port).unwrap();
+    // A client that writes must not be reset for it at the end.
+    std::io::Write::write_all(&mut &client, b"not expected").unwrap();
+    wait_for("the client to be let in", || service.status().linacs[0].pass_through_clients == 1);
     let reader = std::thread::spawn(move || {
         let mut bytes = Vec::new();
-        let _ = std::io::Read::read_to_end(&mut &client, &mut bytes);
+        std::io::Read::read_to_end(&mut &client, &mut bytes).unwrap();
         bytes
     });
-    wait_for("all messages", || emulator.all_sent());
+    wait_for("the beam", || service.status().linacs[0].beam_on);
     service.stop();
     let sent: Vec<MessageHash> = emulator.stop().sent.iter().map(|s| s.hash).collect();
     let (frames, counts) = frames_of(&reader.join().unwrap());
     assert_eq!((counts.skipped_bytes, counts.unparsed_bytes), (0, 0));
+    let last = <MessageHash>::from(Sha256::digest(&frames[frames.len() - 1].bytes));
+    assert_eq!(last, sent[sent.len() - 1], "a stop lets clients have the last message");
     let first =
         sent.iter().position(|hash| *hash == <MessageHash>::from(Sha256::digest(&frames[0].bytes))).unwrap();
-    assert!(frames.len() > 100);
+    assert!(frames.len() > 5);
     for (frame, hash) in frames.iter().zip(&sent[first..]) {
         assert_eq!(<MessageHash>::from(Sha256::digest(&frame.bytes)), *hash);
     }
