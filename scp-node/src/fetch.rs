@@ -29,8 +29,8 @@ pub use choice::is_of_type;
 use choice::{Choice, ChosenSession};
 use inbox::Inbox;
 use lock::{Kind, Turn};
-pub use memory::TABLES as MEMORY_TABLES;
 use memory::{Listing, Memory};
+pub use memory::{TABLES as MEMORY_TABLES, last_answered};
 
 /// How often headers may be fetched before the choice must stand. Justification: once for plans, once for images, and
 /// once more when images name a plan that came between.

@@ -11,7 +11,7 @@ pub mod reindex;
 pub mod store;
 pub mod walk;
 
-pub use catalog::{Catalog, Instance, PlanRecord, Session, SessionFilter};
+pub use catalog::{Catalog, Instance, PlanRecord, Session, SessionFilter, Totals};
 pub use filing::Filed;
 pub use head::Beam;
 pub use store::{Announced, Arrived, Refusal, Store};

@@ -10,7 +10,7 @@ use super::{Context, logging};
 use crate::error::{Error, Result};
 use crate::images::{Catalog, Store};
 use crate::scu::resolver;
-use crate::{hooks, icom, scp};
+use crate::{hooks, icom, scp, web};
 
 /// Runs the service: receives what the archive and others send, until Ctrl-C or a stop from the system.
 ///
@@ -34,6 +34,7 @@ async fn serve(context: &Context) -> Result<()> {
     let limits = &settings.node.limits;
     let store = Store::open(&settings.images, &settings.node.access.patients, limits.object_bytes)?;
     let listener = scp::bind(&settings.node).await?;
+    let board = web::Board::default();
     let address =
         listener.local_addr().map_err(|source| Error::Network { what: "no address".into(), source })?;
     let ae_title = &settings.node.ae_title;
@@ -41,8 +42,13 @@ async fn serve(context: &Context) -> Result<()> {
     context
         .printer
         .line(format!("{ae_title} receives on {address}, files into {}", settings.images.root.display()));
+    let pages = pages(context).await;
+    let page = pages.as_ref().and_then(|pages| pages.local_addr().ok());
+    if let Some(page) = page {
+        context.printer.line(format!("status page on http://{page}/"));
+    }
     context.printer.json(&serde_json::json!({
-        "ae_title": ae_title, "address": address, "root": settings.images.root
+        "ae_title": ae_title, "address": address, "root": settings.images.root, "web": page
     }));
     let shutdown = CancellationToken::new();
     let stop = shutdown.clone();
@@ -54,10 +60,23 @@ async fn serve(context: &Context) -> Result<()> {
     let store = Arc::new(store);
     let tasks = TaskTracker::new();
     tasks.spawn(completions(context, &store, shutdown.clone())?);
-    tasks.spawn(linacs(settings.listener(), shutdown.clone()));
+    let listening = icom::IcomHandle::default();
+    tasks.spawn(linacs(settings.listener(), listening.clone(), board.clone(), shutdown.clone()));
+    let receiver = Arc::<scp::Counters>::default();
+    if let Some(pages) = pages {
+        let watched = web::Watched {
+            board,
+            settings: Arc::new(settings.clone()),
+            receiver: Arc::clone(&receiver),
+            address,
+            icom: listening,
+            started: chrono::Utc::now(),
+        };
+        tasks.spawn(web::run(pages, watched, shutdown.clone()));
+    }
     tasks.spawn(resolver::run(settings.clone(), store.subscribe(), shutdown.clone()));
     tasks.close();
-    let received = scp::run(listener, settings, Arc::clone(&store), shutdown.clone()).await;
+    let received = scp::run_counted(listener, settings, Arc::clone(&store), shutdown.clone(), receiver).await;
     // However the receiver ended, the other tasks end with it.
     shutdown.cancel();
     tasks.wait().await;
@@ -65,9 +84,26 @@ async fn serve(context: &Context) -> Result<()> {
 }
 
 /// The linacs' iCom streams. A listener that cannot start is told, and takes nothing else down.
-async fn linacs(settings: icom_core::ListenerSettings, shutdown: CancellationToken) {
-    if let Err(error) = icom::run(settings, icom::IcomHandle::default(), shutdown).await {
+async fn linacs(
+    settings: icom_core::ListenerSettings,
+    handle: icom::IcomHandle,
+    board: web::Board,
+    shutdown: CancellationToken,
+) {
+    if let Err(error) = icom::run(settings, handle, shutdown).await {
         tracing::error!(%error, hint = error.hint(), "iCom is not listened to");
+        board.post("iCom", None, web::Level::Broken, format!("not listened to: {error}; {}", error.hint()));
+    }
+}
+
+/// The status page's socket. Without it the service does all else, and says so.
+async fn pages(context: &Context) -> Option<tokio::net::TcpListener> {
+    match web::bind(context.settings()).await {
+        Ok(listener) => listener,
+        Err(error) => {
+            tracing::error!(%error, hint = error.hint(), "no status page");
+            None
+        }
     }
 }
 

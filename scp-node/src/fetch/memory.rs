@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use chrono::NaiveDateTime;
+use chrono::{DateTime, NaiveDateTime, Utc};
 use rusqlite::{OptionalExtension, params};
 
 use crate::error::Result;
@@ -131,6 +131,17 @@ pub(super) struct Change {
 pub(super) struct Memory<'c> {
     pub catalog: &'c mut Catalog,
     archive: String,
+}
+
+/// When an archive last answered about any patient; `None`: never, as far as this catalog goes.
+///
+/// # Errors
+/// [`Error::Catalog`](crate::Error::Catalog)
+pub fn last_answered(catalog: &Catalog, archive: &Peer) -> Result<Option<DateTime<Utc>>> {
+    let sql = "SELECT max(max(asked_ms, plans_asked_ms)) FROM asked WHERE archive = ?1";
+    let newest =
+        catalog.connection().query_row(sql, [archive.to_string()], |row| row.get::<_, Option<i64>>(0));
+    Ok(newest.map_err(|e| catalog.error(e))?.and_then(DateTime::from_timestamp_millis))
 }
 
 impl<'c> Memory<'c> {

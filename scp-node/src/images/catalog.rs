@@ -81,6 +81,19 @@ CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
     crate::fetch::MEMORY_TABLES,
 ];
 
+/// How much the catalog holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Totals {
+    /// Objects.
+    pub objects: u64,
+    /// Sessions.
+    pub sessions: u64,
+    /// Sessions whose plan has no known label yet.
+    pub unlabelled: u64,
+    /// Instances that came again with other bytes.
+    pub kept: u64,
+}
+
 /// One connection to the catalog of one root.
 #[derive(Debug)]
 pub struct Catalog {
@@ -480,6 +493,26 @@ impl Catalog {
             .connection
             .query_row("SELECT ifnull(sum(bytes), 0) FROM instances", [], |r| r.get::<_, i64>(0));
         Ok(sum.map_err(|e| self.error(e))?.max(0) as u64)
+    }
+
+    /// How much there is of everything.
+    ///
+    /// # Errors
+    /// [`Error::Catalog`]
+    pub fn totals(&self) -> Result<Totals> {
+        let count = |sql: &str| self.connection.query_row(sql, [], |row| row.get::<_, i64>(0));
+        let totals = || -> rusqlite::Result<Totals> {
+            Ok(Totals {
+                objects: count("SELECT count(*) FROM instances")?.max(0) as u64,
+                sessions: count("SELECT count(*) FROM sessions")?.max(0) as u64,
+                unlabelled: count(
+                    "SELECT count(*) FROM sessions WHERE plan_label IS NULL AND plan_uid <> '' AND kind = 'images'",
+                )?
+                .max(0) as u64,
+                kept: count("SELECT count(*) FROM kept")?.max(0) as u64,
+            })
+        };
+        totals().map_err(|e| self.error(e))
     }
 
     /// A value of the `meta` table.
