@@ -47,6 +47,19 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     })
 }
 
+/// The index's faults are those of its disk; what to do about a damaged one says the listener itself.
+fn index_fault(source: rusqlite::Error) -> std::io::Error {
+    use std::io::ErrorKind;
+    let kind = match source.sqlite_error_code() {
+        Some(rusqlite::ErrorCode::DiskFull) => ErrorKind::StorageFull,
+        Some(rusqlite::ErrorCode::ReadOnly | rusqlite::ErrorCode::PermissionDenied) => {
+            ErrorKind::PermissionDenied
+        }
+        _ => ErrorKind::Other,
+    };
+    std::io::Error::new(kind, source)
+}
+
 impl From<icom_core::Error> for Error {
     fn from(error: icom_core::Error) -> Self {
         let hint = error.hint().to_owned();
@@ -57,7 +70,7 @@ impl From<icom_core::Error> for Error {
             icom_core::Error::PeerMisbehaved { peer, what } => Self::PeerMisbehaved { peer, what, hint },
             icom_core::Error::Unsupported { what } => Self::Unsupported { what },
             icom_core::Error::Io { path, source } => Self::Io { path, source },
-            icom_core::Error::Index { path, source } => Self::Catalog { path, source },
+            icom_core::Error::Index { path, source } => Self::Io { path, source: index_fault(source) },
             icom_core::Error::Stale { reason } => Self::NotFound { what: reason, hint },
             other => Self::Misuse { what: other.to_string(), hint },
         }

@@ -1,5 +1,7 @@
 //! Simulators, and the tests that cross crates or need a peer.
 
+#[expect(clippy::unwrap_used, reason = "a disk that cannot be made fails the test that needs it")]
+pub mod disk;
 #[expect(clippy::unwrap_used, reason = "a node that cannot be started fails the test that needs it")]
 pub mod node;
 #[expect(clippy::unwrap_used, reason = "a peer that cannot be set up fails the test that needs it")]

@@ -49,13 +49,25 @@ impl Node {
     /// # Panics
     /// When it does not come up; with its log.
     pub fn start(root: &Path, settings: &[&str]) -> Self {
+        Self::start_with(root, settings, "", &[])
+    }
+
+    /// As [`Node::start`], with the text of a settings file (lists such as `[[site]]` stand only there), and with variables.
+    ///
+    /// # Panics
+    /// As [`Node::start`].
+    pub fn start_with(root: &Path, settings: &[&str], file_text: &str, variables: &[(&str, &Path)]) -> Self {
         let log = root.join("node.log");
+        let config = root.join("node.toml");
+        std::fs::write(&config, file_text).unwrap();
         let images = root.join("images");
         let base = [
             "node.bind=127.0.0.1".to_owned(),
             "node.port=0".to_owned(),
             // A system of its own for tests: small disks are legitimate here.
             "images.keep_free_bytes=0".to_owned(),
+            // The default port is one for the whole machine.
+            "web.bind=".to_owned(),
             format!("images.root={}", images.display()),
         ];
         let mut command = Command::new(node_binary());
@@ -63,7 +75,7 @@ impl Node {
             command.args(["--set", setting]);
         }
         let file = std::fs::OpenOptions::new().create(true).append(true).open(&log).unwrap();
-        command.arg("serve").env_remove("SCP_NODE_CONFIG");
+        command.arg("serve").env("SCP_NODE_CONFIG", &config).envs(variables.iter().copied());
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(file).spawn().unwrap();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();

@@ -4,40 +4,14 @@
 #![expect(clippy::unwrap_used, reason = "a set-up that fails fails its test")]
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use dicom_transfer_syntax_registry::entries::IMPLICIT_VR_LITTLE_ENDIAN;
 use scp_node::dimse::Status;
 use scp_node::images::{Catalog, SessionFilter};
+use tests::disk::Tmpfs;
 use tests::node::{NODE_AE, Node, data_set_of, files_below};
 use tests::peers::objects::{RtImage, uid};
-use tests::peers::require;
 use tests::sender::Sender;
-
-/// A small disk of its own; unmounted on drop.
-struct Tmpfs(tempfile::TempDir);
-
-impl Tmpfs {
-    /// `None` where this account may not mount.
-    fn mount(mebibytes: u32) -> Option<Self> {
-        let directory = tempfile::tempdir().unwrap();
-        let size = format!("size={mebibytes}m");
-        let mounted =
-            Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(directory.path()).output();
-        require("the right to mount a tmpfs", mounted.ok().filter(|m| m.status.success()))?;
-        Some(Self(directory))
-    }
-
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
-}
-
-impl Drop for Tmpfs {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
-    }
-}
 
 /// An image of half a megabyte.
 fn image(n: u32) -> (String, Vec<u8>) {

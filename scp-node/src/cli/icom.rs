@@ -4,7 +4,7 @@ mod emulate;
 mod info;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Subcommand;
@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Context, Printer};
 use crate::error::{Error, Result};
-use crate::settings::LogSettings;
+use crate::settings::Settings;
 
 /// Listens to Elekta's iCom stream, shows and plays what was recorded, emulates a linac.
 #[derive(Debug, clap::Args)]
@@ -28,6 +28,8 @@ enum Action {
     Listen(Listen),
     /// Prints what recorded files hold.
     Info(info::Info),
+    /// Makes the index of records again from the files: after it was lost, or to take in what PyMedPhys archived.
+    Reindex(Reindex),
     /// Plays a recorded file to a client, as its linac did.
     Replay(emulate::Replay),
     /// Emulates a linac, with faults on demand, and reports how its client behaved.
@@ -49,30 +51,40 @@ struct Listen {
     /// Gives the first linac's stream to other clients at this address, such as 0.0.0.0:1706.
     #[arg(long, value_name = "ADDRESS:PORT")]
     pass_through: Option<SocketAddr>,
-    /// Longest wait for beam-off when stopped, seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = ListenerSettings::default().beam_off_wait_s)]
-    beam_off_wait: u32,
+    /// Longest wait for beam-off when stopped, seconds; else the settings' `icom.beam_off_wait_s`, 60.
+    #[arg(long, value_name = "SECONDS")]
+    beam_off_wait: Option<u32>,
     /// Without PyMedPhys's ring of messages, OUT/live/HOST/NNN.txt.
     #[arg(long)]
     no_ring: bool,
 }
 
-/// Files are shown and linacs emulated whatever the settings say; only `listen` asks for them, for its log.
+/// `icom reindex`.
+#[derive(Debug, clap::Args)]
+struct Reindex {
+    /// The listener's directory; else that of the settings.
+    #[arg(long, short, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
+/// Files are shown and linacs emulated whatever the settings say; `listen` takes times and limits of `[icom]`, and its log, from them.
 pub(super) fn run(
     args: &Args,
     context: impl FnOnce() -> Result<Context>,
     printer: Printer,
 ) -> Result<ExitCode> {
     match &args.action {
-        Action::Listen(listen) => listen.run(&context()?.settings().log, printer),
+        Action::Listen(listen) => listen.run(context()?.settings(), printer),
         Action::Info(info) => info.run(printer),
+        Action::Reindex(Reindex { out: Some(dir) }) => reindex(dir, printer),
+        Action::Reindex(Reindex { out: None }) => reindex(&context()?.settings().listener().dir, printer),
         Action::Replay(replay) => replay.run(printer),
         Action::Emulate(emulate) => emulate.run(printer),
     }
 }
 
 impl Listen {
-    fn settings(&self) -> Result<ListenerSettings> {
+    fn settings(&self, base: &ListenerSettings) -> Result<ListenerSettings> {
         let mut linacs = Vec::new();
         for (n, text) in self.linacs.iter().enumerate() {
             let (name, address) = text.split_once('=').map_or((None, text.as_str()), |(n, a)| (Some(n), a));
@@ -86,17 +98,17 @@ impl Listen {
         Ok(ListenerSettings {
             dir: self.out.clone(),
             journal_dir: self.journal.clone().unwrap_or_default(),
-            beam_off_wait_s: self.beam_off_wait,
+            beam_off_wait_s: self.beam_off_wait.unwrap_or(base.beam_off_wait_s),
             finish_on_stop: true,
             pymedphys_live: !self.no_ring,
             linacs,
-            ..ListenerSettings::default()
+            ..base.clone()
         })
     }
 
-    fn run(&self, log: &LogSettings, printer: Printer) -> Result<ExitCode> {
-        super::logging::start(log);
-        let settings = self.settings()?;
+    fn run(&self, settings: &Settings, printer: Printer) -> Result<ExitCode> {
+        super::logging::start(&settings.log);
+        let settings = self.settings(&settings.icom)?;
         settings.check()?;
         runtime()?.block_on(async {
             let shutdown = CancellationToken::new();
@@ -119,6 +131,23 @@ impl Listen {
         printer.json(&serde_json::json!({"stopped": true}));
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// The service may run meanwhile.
+pub(super) fn reindex(dir: &Path, printer: Printer) -> Result<ExitCode> {
+    let report = icom_core::reindex::rebuild(dir)?;
+    printer.json(&report);
+    printer.line(format!(
+        "iCom: {} records were right, {} were added from files, {} were removed",
+        report.kept, report.added, report.removed
+    ));
+    if let Some(aside) = &report.damaged {
+        printer.note(format!("the damaged index is now {}", aside.display()));
+    }
+    for (path, why) in &report.unreadable {
+        printer.note(format!("warning: {}: {why}", path.display()));
+    }
+    Ok(if report.unreadable.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime> {
