@@ -299,10 +299,16 @@ impl TrfRecord {
 
 impl TrfRecord {
     /// All columns, `(columns, rows)`.
+    ///
+    /// numpy makes the array, because it asks the system for huge pages: on an hour's record that is a third of the time.
     fn table<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray2<f64>>> {
         convert::need_numpy(py)?;
-        let values = py.detach(|| self.record.table().into_values());
-        PyArray1::from_vec(py, values).reshape([self.record.n_columns(), self.record.n_rows()])
+        let shape = (self.record.n_columns(), self.record.n_rows());
+        let array = py.import("numpy")?.call_method1("empty", (shape,))?.cast_into::<PyArray2<f64>>()?;
+        let mut values = array.readwrite();
+        let values = values.as_slice_mut().map_err(|error| Failure::new("internal", error))?;
+        waiting(py, || self.record.table_into(values))?;
+        Ok(array)
     }
 }
 
