@@ -1,6 +1,6 @@
 //! Every command in README.md's ```console blocks is run here, or is known to be run elsewhere.
 
-#![expect(clippy::unwrap_used, reason = "a set-up that fails fails its test")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a set-up that fails fails its test")]
 
 #[path = "../../trf-core/tests/physics/made.rs"]
 mod made;

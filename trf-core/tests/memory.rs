@@ -1,10 +1,16 @@
 //! What reading costs in memory: a small multiple of the file, whatever its lengths and counts claim.
 
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a set-up that fails fails its test")]
+
+#[path = "physics/made.rs"]
+mod made;
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use trf_core::writer::{NewRecord, NewRow};
-use trf_core::{Record, Version};
+use trf_core::rtplan::{RtPlan, Scope};
+use trf_core::writer::NewRecord;
+use trf_core::{Error, Record, Version};
 
 /// The system's allocator, which remembers the most that was in use.
 struct Counting;
@@ -54,13 +60,11 @@ fn read(path: &std::path::Path) {
 #[test]
 fn memory_is_a_small_multiple_of_the_file() {
     let directory = tempfile::tempdir().unwrap();
+    let beam = made::sliding_window(200, 0.0, 0.0, 0.25);
     for version in [Version::V1, Version::V2, Version::V3, Version::V4] {
-        let mut new = NewRecord::agility(version);
-        let values = vec![7; new.items.len()];
-        new.rows = vec![NewRow { timestamp_ms: 0, values }; 10_000];
         let path = directory.path().join("many.trf");
-        let bytes = new.to_bytes().unwrap();
-        let (file, table) = (bytes.len(), new.rows.len() * new.items.len() * size_of::<f64>());
+        let bytes = made::record(&[&beam; 20], version);
+        let (file, table) = (bytes.len(), 4000 * 351 * size_of::<f64>());
         std::fs::write(&path, bytes).unwrap();
         let used = peak(|| read(&path));
         assert!(used <= file + table + BASE_BYTES, "{version:?}: {used} bytes for a file of {file}");
@@ -80,4 +84,24 @@ fn memory_is_a_small_multiple_of_the_file() {
             bytes.len()
         );
     }
+    let plan = made::plan(&[(1, &made::sliding_window(2, 0.0, 0.0, 1.0))], &["ASYMY"]);
+    for at in 0..plan.len() {
+        let mut bytes = plan.clone();
+        let end = bytes.len().min(at + 4);
+        bytes[at..end].fill(0xfe);
+        let used =
+            peak(|| drop(RtPlan::from_bytes(&bytes).and_then(|plan| plan.delivery(None, Scope::Full))));
+        assert!(
+            used <= 64 * bytes.len() + BASE_BYTES,
+            "byte {at}: {used} bytes for a plan of {}",
+            bytes.len()
+        );
+    }
+    // Sequences in sequences, as deep as the file is long: no call for each of them.
+    let mut deep = plan[..plan.len() - 16].to_vec();
+    for _ in 0..200_000 {
+        deep.extend([0x0a, 0x30, 0xb0, 0, b'S', b'Q', 0, 0, 0xff, 0xff, 0xff, 0xff]);
+        deep.extend([0xfe, 0xff, 0, 0xe0, 0xff, 0xff, 0xff, 0xff]);
+    }
+    assert!(matches!(RtPlan::from_bytes(&deep), Err(Error::Limit { .. })));
 }

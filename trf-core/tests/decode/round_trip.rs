@@ -62,6 +62,16 @@ proptest! {
     }
 
     #[test]
+    fn the_headers_dose_is_a_tenth_of_what_is_stored_to_the_last_bit(whole: i32, any: f64) {
+        for tenths in [f64::from(whole), f64::from(whole) / 8.0, any] {
+            let new = NewRecord { total_dose_tenth_mu: tenths, ..NewRecord::agility(Version::V1) };
+            let header = Header::parse(&new.to_bytes().unwrap()).unwrap();
+            let moved: f64 = format!("{tenths}e-1").parse().unwrap();
+            prop_assert_eq!(header.total_mu().map(f64::to_bits), Some(moved.to_bits()));
+        }
+    }
+
+    #[test]
     fn any_cut_is_an_error_or_a_counted_rest(new in records(), cut in any::<prop::sample::Index>()) {
         let mut bytes = new.to_bytes().unwrap();
         let header_bytes = Header::parse(&bytes).unwrap().n_bytes;

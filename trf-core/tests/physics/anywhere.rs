@@ -140,3 +140,14 @@ fn beam_holds_and_interruptions_are_counted_from_the_first_dose_to_the_last() {
         beam.positions.speeds
     );
 }
+
+#[test]
+fn no_cut_of_a_plan_loses_control_points_in_silence() {
+    let beam = made::sliding_window(3, 0.0, 0.0, 1.0);
+    let bytes = made::plan(&[(1, &beam), (2, &beam)], &["ASYMY"]);
+    let whole = RtPlan::from_bytes(&bytes).unwrap().delivery(None, Scope::Full).unwrap();
+    for length in 0..bytes.len() {
+        let cut = RtPlan::from_bytes(&bytes[..length]).and_then(|plan| plan.delivery(None, Scope::Full));
+        assert!(cut.is_err() || cut.unwrap() == whole, "a plan cut after {length} of {} bytes", bytes.len());
+    }
+}
