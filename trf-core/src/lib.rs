@@ -22,6 +22,8 @@ pub mod index;
 pub mod items;
 pub mod meterset;
 pub mod metersetmap;
+#[cfg(feature = "fleet")]
+pub mod mosaiq;
 #[cfg(feature = "parquet")]
 pub mod parquet;
 pub mod reader;

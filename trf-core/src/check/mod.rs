@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use crate::gamma::{Criteria, Gamma, Plane};
 use crate::metersetmap::Options;
-use crate::rtplan::{DeliveredBeam, PlanBeam, RtPlan, Scope, match_beams};
+use crate::rtplan::{DeliveredBeam, MatchedBeam, PlanBeam, RtPlan, Scope, match_beams, match_planned};
 use crate::{Delivery, Error, MetersetMap, MetersetSource, Record, Result, items};
 
 pub use positions::{LeafErrors, PositionCheck, Speeds};
@@ -64,8 +64,8 @@ pub struct Check {
     pub plan_label: Option<String>,
     /// SOP Instance UID of the plan.
     pub plan_sop_instance_uid: Option<String>,
-    /// Number of the fraction group that was delivered.
-    pub fraction_group: i32,
+    /// Number of the fraction group that was delivered; `None` where the plan is a field of Mosaiq.
+    pub fraction_group: Option<i32>,
     /// Planned meterset of the beams in this record, MU.
     pub planned_mu: f64,
     /// Delivered meterset, MU.
@@ -76,6 +76,19 @@ pub struct Check {
     pub beams_not_in_record: Vec<i32>,
     /// What the reader says about the record.
     pub warnings: Vec<String>,
+}
+
+impl Check {
+    /// Which plan it was, in words.
+    pub fn planned_by(&self) -> String {
+        match self.fraction_group {
+            Some(group) => {
+                let label = self.plan_label.as_deref().unwrap_or("without a label");
+                format!("plan {label}, fraction group {group}")
+            }
+            None => "planned in Mosaiq".into(),
+        }
+    }
 }
 
 /// Result for one beam.
@@ -154,21 +167,46 @@ pub struct MapDifference {
 pub fn check_delivery(record: &Record, plan: &RtPlan, options: &CheckOptions) -> Result<Check> {
     let delivery = Delivery::from_record(record, options.meterset)?;
     let (group, beams) = match_beams(&delivery, plan, options.fraction_group, Scope::Full)?;
+    let check = check_matched(record, &delivery, &beams, options)?;
+    Ok(Check {
+        plan_label: plan.label(),
+        plan_sop_instance_uid: plan.sop_instance_uid(),
+        fraction_group: Some(group.number),
+        ..check
+    })
+}
+
+/// Checks a record against planned beams from elsewhere, such as the fields of Mosaiq.
+///
+/// # Errors
+/// As [`match_planned`], [`Delivery::from_record`] and [`MetersetMap::new`].
+pub fn check_planned(record: &Record, planned: Vec<PlanBeam>, options: &CheckOptions) -> Result<Check> {
+    let delivery = Delivery::from_record(record, options.meterset)?;
+    let beams = match_planned(&delivery, planned)?;
+    check_matched(record, &delivery, &beams, options)
+}
+
+fn check_matched(
+    record: &Record,
+    delivery: &Delivery,
+    beams: &[MatchedBeam],
+    options: &CheckOptions,
+) -> Result<Check> {
     let beams_not_in_record =
         beams.iter().filter(|beam| beam.delivered.is_none()).map(|beam| beam.planned.number).collect();
     let beams = beams
         .iter()
         .filter_map(|beam| {
-            Some(check_beam(record, &delivery, &beam.planned, beam.delivered.as_ref()?, options))
+            Some(check_beam(record, delivery, &beam.planned, beam.delivered.as_ref()?, options))
         })
         .collect::<Result<Vec<_>>>()?;
     Ok(Check {
         machine_id: record.header().machine_id.clone(),
         field: record.header().field.clone(),
         start_utc: record.start_utc().to_rfc3339(),
-        plan_label: plan.label(),
-        plan_sop_instance_uid: plan.sop_instance_uid(),
-        fraction_group: group.number,
+        plan_label: None,
+        plan_sop_instance_uid: None,
+        fraction_group: None,
         planned_mu: beams.iter().map(|beam| beam.planned_mu).sum(),
         delivered_mu: beams.iter().map(|beam| beam.delivered_mu).sum(),
         beams,

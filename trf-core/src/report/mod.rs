@@ -39,13 +39,12 @@ impl Check {
     }
 
     fn title(&self, canvas: &mut Canvas) {
-        let plan = self.plan_label.as_deref().unwrap_or("without a label");
         let title = format!("Delivery check: machine {}, field {:?}", self.machine_id, self.field);
         canvas.text(MARGIN, 14, &title, Font::Title, BLACK);
         let line = format!(
-            "record of {} UTC, plan {plan}, fraction group {}: {:.2} MU planned, {:.2} MU delivered",
+            "record of {} UTC, {}: {:.2} MU planned, {:.2} MU delivered",
             self.start_utc.get(..19).unwrap_or(&self.start_utc).replace('T', " "),
-            self.fraction_group,
+            self.planned_by(),
             self.planned_mu,
             self.delivered_mu
         );

@@ -5,7 +5,7 @@ use crate::{Error, Result};
 
 /// Which way an axis turns after a control point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Turn {
+pub(crate) enum Turn {
     Clockwise,
     CounterClockwise,
     None,
@@ -13,7 +13,7 @@ pub(super) enum Turn {
 
 impl Turn {
     /// From `CW`, `CC` or anything else.
-    pub(super) fn from_code(code: Option<&str>) -> Self {
+    pub(crate) fn from_code(code: Option<&str>) -> Self {
         match code {
             Some("CW") => Self::Clockwise,
             Some("CC") => Self::CounterClockwise,
@@ -32,7 +32,7 @@ impl Turn {
 ///
 /// # Source
 /// PyMedPhys's `convert_IEC_angle_to_bipolar`.
-pub(super) fn bipolar_deg(iec_deg: &[f64], turns: &[Turn], scope: Scope) -> Result<Vec<f64>> {
+pub(crate) fn bipolar_deg(iec_deg: &[f64], turns: &[Turn], scope: Scope) -> Result<Vec<f64>> {
     if iec_deg.iter().all(|&angle| angle == 180.0) {
         return Ok(iec_deg.to_vec());
     }

@@ -49,12 +49,7 @@ pub fn match_beams(
     group: Option<i32>,
     scope: Scope,
 ) -> Result<(FractionGroup, Vec<MatchedBeam>)> {
-    let delivered = Filtered::new(delivery);
-    if delivered.delivery.is_empty() {
-        return Err(
-            Error::misuse("the record delivered nothing").with_hint("choose the record of a delivered beam")
-        );
-    }
+    let delivered = Filtered::not_empty(delivery)?;
     let groups = match group {
         Some(_) => vec![plan.fraction_group(group)?],
         None => plan.fraction_groups()?,
@@ -85,6 +80,14 @@ pub fn match_beams(
     }
 }
 
+/// Finds each beam's part of a delivery, where it is known which beams were to be delivered.
+///
+/// # Errors
+/// [`Error::Misuse`] if nothing was delivered, or a control point belongs to no beam.
+pub fn match_planned(delivery: &Delivery, beams: Vec<PlanBeam>) -> Result<Vec<MatchedBeam>> {
+    assign(&Filtered::not_empty(delivery)?, beams)
+}
+
 /// A filtered delivery and where its control points stood before.
 struct Filtered {
     delivery: Delivery,
@@ -96,6 +99,15 @@ impl Filtered {
         let keep = relevant_control_points(delivery.meterset_mu());
         let origins = keep.iter().enumerate().filter(|(_, keep)| **keep).map(|(origin, _)| origin).collect();
         Self { delivery: delivery.filter(), origins }
+    }
+
+    fn not_empty(delivery: &Delivery) -> Result<Self> {
+        let delivered = Self::new(delivery);
+        if delivered.delivery.is_empty() {
+            return Err(Error::misuse("the record delivered nothing")
+                .with_hint("choose the record of a delivered beam"));
+        }
+        Ok(delivered)
     }
 
     fn part(&self, range: Range<usize>) -> Option<DeliveredBeam> {
