@@ -7,3 +7,9 @@ pub mod node;
 #[expect(clippy::unwrap_used, reason = "a peer that cannot be set up fails the test that needs it")]
 pub mod peers;
 pub mod sender;
+#[expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a server that breaks fails the test that needs it"
+)]
+pub mod tds;
