@@ -7,6 +7,7 @@ mod fetch;
 mod find;
 mod icom;
 mod logging;
+mod mosaiq;
 mod print;
 mod runtime;
 mod serve;
@@ -54,6 +55,8 @@ enum Command {
     Icom(icom::Args),
     /// Shows and converts Elekta's log files (.trf).
     Trf(trf::Args),
+    /// Asks the record and verify system.
+    Mosaiq(mosaiq::Args),
 }
 
 /// What every command gets.
@@ -100,8 +103,9 @@ fn run(cli: Cli, printer: Printer) -> Result<ExitCode> {
         Command::Echo(args) => echo::run(args, &cli.context(printer)?),
         Command::Find(args) => find::run(args, &cli.context(printer)?),
         Command::Fetch(args) => fetch::run(args, &cli.context(printer)?),
-        // Works on files alone, whatever the settings say.
-        Command::Trf(args) => Ok(trf::run(args, printer)),
+        // What works on files alone does so whatever the settings say.
+        Command::Trf(args) => trf::run(args, || cli.context(printer), printer),
+        Command::Mosaiq(args) => mosaiq::run(args, &cli.context(printer)?),
     }
 }
 

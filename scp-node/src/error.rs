@@ -110,6 +110,9 @@ pub enum Error {
         /// What is wrong and what would be right.
         what: String,
     },
+    /// Records, their index, Mosaiq, a share.
+    #[error(transparent)]
+    Trf(trf_core::Error),
     /// Our caller asked for something that makes no sense.
     #[error("{what}")]
     Misuse {
@@ -175,6 +178,7 @@ impl Error {
             }
             Self::Catalog { .. } => "close programs that hold the file; if it is damaged, `scp-node reindex` rebuilds it from the images".into(),
             Self::Settings { .. } => "`scp-node config check` explains every setting".into(),
+            Self::Trf(error) => error.hint().into(),
             Self::Unsupported { .. } | Self::Cancelled => String::new(),
         }
     }
@@ -191,9 +195,27 @@ impl Error {
             Self::Limit { .. } => "limit",
             Self::Io { .. } | Self::Network { .. } | Self::Catalog { .. } => "io",
             Self::Settings { .. } => "settings",
+            Self::Trf(error) => match error {
+                trf_core::Error::Malformed { .. } => "malformed",
+                trf_core::Error::PeerMisbehaved { .. } => "peer_misbehaved",
+                trf_core::Error::Unreachable { .. } => "unreachable",
+                trf_core::Error::Unsupported { .. } => "unsupported",
+                trf_core::Error::Limit { .. } => "limit",
+                trf_core::Error::Io { .. } | trf_core::Error::Index { .. } => "io",
+                _ => "misuse",
+            },
             Self::Misuse { .. } => "misuse",
             Self::Cancelled => "cancelled",
             Self::Timeout { .. } => "timeout",
+        }
+    }
+}
+
+impl From<trf_core::Error> for Error {
+    fn from(error: trf_core::Error) -> Self {
+        match error {
+            trf_core::Error::Io { path, source } => Self::Io { path, source },
+            error => Self::Trf(error),
         }
     }
 }

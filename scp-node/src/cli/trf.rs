@@ -15,7 +15,7 @@ use serde::Serialize;
 use trf_core::csv::{self, Dialect};
 use trf_core::{Error, MetersetSource, Record, Result, RtPlan};
 
-use super::Printer;
+use super::{Context, Printer};
 
 /// Shows and converts Elekta's log files (.trf).
 #[derive(Debug, clap::Args)]
@@ -119,16 +119,21 @@ struct Converted {
     warnings: Vec<String>,
 }
 
-pub(super) fn run(args: &Args, printer: Printer) -> ExitCode {
-    match &args.action {
+/// Files are shown and converted whatever the settings say; only what asks others needs them.
+pub(super) fn run(
+    args: &Args,
+    context: impl FnOnce() -> crate::Result<Context>,
+    printer: Printer,
+) -> crate::Result<ExitCode> {
+    Ok(match &args.action {
         Action::Info { files, brief, columns } => info::run(files, *brief, *columns, printer),
         Action::ToCsv { files, out, dialect } => {
             convert(files, out.out.as_deref(), printer, |record, stem| to_csv(record, stem, *dialect))
         }
         Action::ToParquet { files, out } => convert(files, out.out.as_deref(), printer, to_parquet),
-        Action::Check(args) => check::run(args, printer),
+        Action::Check(args) => return check::run(args, context, printer),
         Action::ToDicom(args) => to_dicom::run(args, printer),
-    }
+    })
 }
 
 fn convert(

@@ -134,6 +134,42 @@ impl MosaiqSettings {
         Ok(())
     }
 
+    /// What is needed to connect, the password read from where it is kept.
+    ///
+    /// # Errors
+    /// [`crate::Error::Settings`] or [`crate::Error::Io`] when the password is not where the settings say.
+    #[cfg(feature = "server")]
+    pub fn server(&self) -> Result<trf_core::mosaiq::Server> {
+        use std::time::Duration;
+
+        use trf_core::mosaiq::{Encryption, Login, Server, Trust};
+        let login = match &self.password {
+            Some(password) => Login::Password {
+                user: self.user.clone(),
+                password: password.reveal("site.mosaiq.password")?,
+            },
+            None => Login::Integrated,
+        };
+        Ok(Server {
+            port: self.port,
+            instance: self.instance.clone(),
+            database: self.database.clone(),
+            encryption: match self.encrypt {
+                Encrypt::Full => Encryption::Full,
+                Encrypt::Login => Encryption::Login,
+                Encrypt::None => Encryption::None,
+            },
+            trust: match &self.trust_ca {
+                _ if self.trust_any => Trust::Any,
+                Some(path) => Trust::Authority(path.clone()),
+                None => Trust::System,
+            },
+            connect_timeout: Duration::from_secs_f64(self.connect_timeout_s),
+            query_timeout: Duration::from_secs_f64(self.query_timeout_s),
+            ..Server::new(&self.host, login)
+        })
+    }
+
     /// The time zone of the server's wall clock.
     ///
     /// # Errors

@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use trf_core::check::{BeamCheck, Check, CheckOptions, check_delivery};
+use trf_core::check::{BeamCheck, Check, CheckOptions, check_delivery, check_planned};
 use trf_core::gamma::Criteria;
-use trf_core::{Record, Result};
+use trf_core::rtplan::PlanBeam;
+use trf_core::{Record, Result, RtPlan};
 
 use super::{DoseColumn, files, read_plan, with_suffix, write_whole};
-use crate::cli::Printer;
+use crate::cli::{Context, Printer, mosaiq, runtime};
 
 /// Leaves named in the text.
 const N_WORST: usize = 3;
@@ -17,8 +18,15 @@ const N_WORST: usize = 3;
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The RT Plan that was to be delivered.
-    #[arg(long, value_name = "RP.dcm")]
-    plan: PathBuf,
+    #[arg(long, value_name = "RP.dcm", required_unless_present = "mosaiq", conflicts_with = "mosaiq")]
+    plan: Option<PathBuf>,
+    /// The field that was to be delivered, by its number in Mosaiq (FLD_ID), in place of --plan; may be given several times
+    /// where several fields run as one record.
+    #[arg(long, value_name = "FIELD_ID", conflicts_with = "fraction_group")]
+    mosaiq: Vec<i64>,
+    /// The site whose Mosaiq is asked, if several have one.
+    #[arg(long, value_name = "NAME", requires = "mosaiq")]
+    site: Option<String>,
     #[command(flatten)]
     files: files::Files,
     /// Draws a page: maps, difference, leaf errors. With several records their names are added to the file's.
@@ -50,8 +58,49 @@ pub(super) struct Args {
     dose: DoseColumn,
 }
 
-pub(super) fn run(args: &Args, printer: Printer) -> ExitCode {
-    let Some(plan) = read_plan(&args.plan, printer) else { return ExitCode::FAILURE };
+/// What a record is checked against.
+enum Planned {
+    Plan(Box<RtPlan>),
+    Fields(Vec<PlanBeam>),
+}
+
+impl Planned {
+    fn check(&self, record: &Record, options: &CheckOptions) -> Result<Check> {
+        match self {
+            Self::Plan(plan) => check_delivery(record, plan, options),
+            Self::Fields(beams) => check_planned(record, beams.clone(), options),
+        }
+    }
+}
+
+fn planned(
+    args: &Args,
+    context: impl FnOnce() -> crate::Result<Context>,
+    printer: Printer,
+) -> crate::Result<Option<Planned>> {
+    if let Some(path) = &args.plan {
+        return Ok(read_plan(path, printer).map(|plan| Planned::Plan(Box::new(plan))));
+    }
+    let context = context()?;
+    let (_, settings) = mosaiq::site(context.settings(), args.site.as_deref())?;
+    let server = settings.server()?;
+    let beams = runtime::block_on(&context, |_| async {
+        let mut mosaiq = trf_core::mosaiq::Mosaiq::connect(server).await?;
+        let mut beams = Vec::new();
+        for &field_id in &args.mosaiq {
+            beams.push(mosaiq.field(field_id).await?.beam()?);
+        }
+        Ok(beams)
+    })?;
+    Ok(Some(Planned::Fields(beams)))
+}
+
+pub(super) fn run(
+    args: &Args,
+    context: impl FnOnce() -> crate::Result<Context>,
+    printer: Printer,
+) -> crate::Result<ExitCode> {
+    let Some(planned) = planned(args, context, printer)? else { return Ok(ExitCode::FAILURE) };
     let options = CheckOptions {
         fraction_group: args.fraction_group,
         meterset: args.dose.into(),
@@ -67,7 +116,7 @@ pub(super) fn run(args: &Args, printer: Printer) -> ExitCode {
     let several = args.files.is_several();
     let pages = files::Targets::default();
     let done = args.files.each(printer, |path| {
-        let check = check_delivery(&Record::open(path)?, &plan, &options)?;
+        let check = planned.check(&Record::open(path)?, &options)?;
         if let Some(png) = &args.png {
             let page = if several {
                 with_suffix(&pages.stem(path, Some(&beside(png)))?, ".png")
@@ -95,7 +144,7 @@ pub(super) fn run(args: &Args, printer: Printer) -> ExitCode {
         }
     }
     let code = done.finish(printer);
-    if passed { code } else { ExitCode::FAILURE }
+    Ok(if passed { code } else { ExitCode::FAILURE })
 }
 
 /// The directory for several pages: the name that was given, without its ending.
@@ -110,13 +159,7 @@ fn write_page(check: &Check, page: &Path) -> Result<()> {
 
 fn print(path: &Path, check: &Check, printer: Printer) {
     printer.line(path.display().to_string());
-    printer.line(format!(
-        "  machine {}, field {:?}, plan {}, fraction group {}",
-        check.machine_id,
-        check.field,
-        check.plan_label.as_deref().unwrap_or("without a label"),
-        check.fraction_group
-    ));
+    printer.line(format!("  machine {}, field {:?}, {}", check.machine_id, check.field, check.planned_by()));
     check.beams.iter().for_each(|beam| print_beam(beam, printer));
     if !check.beams_not_in_record.is_empty() {
         printer.line(format!("  not in this record: beams {:?}", check.beams_not_in_record));
