@@ -2,9 +2,9 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use trf_core::Record;
 use trf_core::csv::{Dialect, write_pymedphys_header, write_table};
 use trf_core::writer::{NewRecord, NewRow};
+use trf_core::{Delivery, MetersetMap, MetersetSource, Record, metersetmap};
 
 fuzz_target!(|bytes: &[u8]| {
     let Ok(record) = Record::from_bytes(bytes.to_vec()) else { return };
@@ -22,10 +22,24 @@ fuzz_target!(|bytes: &[u8]| {
     if let Ok(meterset) = record.meterset() {
         assert!(meterset.meterset_mu.windows(2).all(|pair| pair[0] <= pair[1]));
     }
+    delivered(&record);
     if header.not_utf8.is_empty() {
         written_again(&record);
     }
 });
+
+/// Deliveries and maps of whatever was read.
+fn delivered(record: &Record) {
+    for source in [MetersetSource::RawCounter, MetersetSource::StepDose] {
+        let Ok(delivery) = Delivery::from_record(record, source) else { continue };
+        assert_eq!(delivery.n_cp(), record.n_rows());
+        let beams: f64 = delivery.beams().iter().map(Delivery::total_mu).sum();
+        assert!(beams <= delivery.total_mu() + 1e-6 * delivery.n_cp() as f64);
+        if let Ok(map) = MetersetMap::new(&delivery, &metersetmap::Options::with_resolution(5.0)) {
+            assert!(map.mu().iter().all(|mu| mu.is_finite()));
+        }
+    }
+}
 
 /// The writer's bytes give the same record.
 fn written_again(record: &Record) {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, FixedOffset, Utc};
 use numpy::{PyArray1, PyArray2, PyArrayMethods};
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyString};
 use trf_core::items::Rule;
@@ -55,16 +56,16 @@ impl TrfRecord {
 /// The header's texts and numbers.
 fn header_dict<'py>(py: Python<'py>, header: &Header) -> PyResult<Bound<'py, PyDict>> {
     let dict = PyDict::new(py);
-    dict.set_item("machine_id", &header.machine_id)?;
-    dict.set_item("field", &header.field)?;
-    dict.set_item("field_label", header.field_label())?;
-    dict.set_item("field_name", header.field_name())?;
-    dict.set_item("total_mu", header.total_mu())?;
-    dict.set_item("version", header.version.number())?;
-    dict.set_item("date", &header.utc_text)?;
-    dict.set_item("timezone", &header.utc_offset_text)?;
-    dict.set_item("end_utc", header.end_utc)?;
-    dict.set_item("n_columns", header.items.len())?;
+    dict.set_item(intern!(py, "machine_id"), &header.machine_id)?;
+    dict.set_item(intern!(py, "field"), &header.field)?;
+    dict.set_item(intern!(py, "field_label"), header.field_label())?;
+    dict.set_item(intern!(py, "field_name"), header.field_name())?;
+    dict.set_item(intern!(py, "total_mu"), header.total_mu())?;
+    dict.set_item(intern!(py, "version"), header.version.number())?;
+    dict.set_item(intern!(py, "date"), &header.utc_text)?;
+    dict.set_item(intern!(py, "timezone"), &header.utc_offset_text)?;
+    dict.set_item(intern!(py, "end_utc"), header.end_utc)?;
+    dict.set_item(intern!(py, "n_columns"), header.items.len())?;
     Ok(dict)
 }
 
@@ -299,10 +300,16 @@ impl TrfRecord {
 
 impl TrfRecord {
     /// All columns, `(columns, rows)`.
+    ///
+    /// numpy makes the array, because it asks the system for huge pages: on an hour's record that is a third of the time.
     fn table<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray2<f64>>> {
         convert::need_numpy(py)?;
-        let values = py.detach(|| self.record.table().into_values());
-        PyArray1::from_vec(py, values).reshape([self.record.n_columns(), self.record.n_rows()])
+        let shape = (self.record.n_columns(), self.record.n_rows());
+        let array = py.import("numpy")?.call_method1("empty", (shape,))?.cast_into::<PyArray2<f64>>()?;
+        let mut values = array.readwrite();
+        let values = values.as_slice_mut().map_err(|error| Failure::new("internal", error))?;
+        waiting(py, || self.record.table_into(values))?;
+        Ok(array)
     }
 }
 

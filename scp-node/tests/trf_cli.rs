@@ -264,3 +264,24 @@ fn an_unwritable_target_is_an_error_with_its_path() {
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("cannot access out"), "{}", text(&output.stderr));
 }
+
+/// On a terminal, which only `script` can make for a test.
+#[cfg(unix)]
+#[test]
+fn a_terminal_shows_progress_and_a_script_does_not() {
+    let directory = tempfile::tempdir().unwrap();
+    for n in 0..40 {
+        write(directory.path(), &format!("{n}.trf"), &record(Version::V1).to_bytes().unwrap());
+    }
+    let command = format!("{} trf info --brief .", env!("CARGO_BIN_EXE_scp-node"));
+    let watched = Command::new("script")
+        .args(["-qec", &command, "/dev/null"])
+        .env("TERM", "xterm")
+        .current_dir(directory.path())
+        .output()
+        .unwrap();
+    assert!(watched.status.success());
+    assert!(text(&watched.stdout).contains("/40 records"), "{}", text(&watched.stdout));
+    let alone = trf(directory.path(), &["trf", "info", "--brief", "."]);
+    assert!(alone.stderr.is_empty() && !text(&alone.stdout).contains("/40 records"));
+}

@@ -4,6 +4,7 @@ import datetime
 import io
 import json
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -180,3 +181,26 @@ def test_one_record_serves_many_threads():
     for thread in threads:
         thread.join()
     assert len(results) == 8 and all(np.array_equal(result, expected) for result in results)
+
+
+def test_other_threads_run_while_a_record_is_read_and_decoded(tmp_path):
+    data, path = record(1, []), tmp_path / "hour.trf"
+    path.write_bytes(data + 90_000 * 700 * b"\1")
+    spans, alive = [], []
+
+    def decode():
+        for _ in range(5):
+            start = time.perf_counter()
+            qx.trf(path).to_numpy()
+            spans.append((start, time.perf_counter()))
+
+    worker = threading.Thread(target=decode)
+    worker.start()
+    while worker.is_alive():
+        alive.append(time.perf_counter())
+        time.sleep(0.0002)
+    worker.join()
+    # With the GIL held, this thread would have moments between the calls only.
+    thirds = [((2 * start + end) / 3, (start + 2 * end) / 3) for start, end in spans]
+    free = [any(start < moment < end for moment in alive) for start, end in thirds]
+    assert len(spans) == 5 and sum(free) >= 3, free

@@ -1,6 +1,9 @@
 //! Every command in README.md's ```console blocks is run here, or is known to be run elsewhere.
 
-#![expect(clippy::unwrap_used, reason = "a set-up that fails fails its test")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a set-up that fails fails its test")]
+
+#[path = "../../trf-core/tests/physics/made.rs"]
+mod made;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -47,6 +50,8 @@ fn run(directory: &Path, config: &Path, arguments: &str) {
         "find plans --patient QA_TB_WL" => &["WL_10MV", "WL_6FFF"],
         "fetch --patient QA_TB_WL --plan WL_6FFF" => &["WL_6", "2026-03-16"],
         "sessions --patient QA_TB_WL" => &["WL_6FFF", "2026-03-16"],
+        "trf check --plan RP.dcm --png page.png \"logs/*.trf\"" => &["plan SLIDING", "100.0 %"],
+        "trf to-dicom --plan RP.dcm --out delivered \"logs/*.trf\"" => &["25_01_02_031415_RP.dcm"],
         _ => &[],
     };
     for text in expected {
@@ -103,8 +108,10 @@ fn every_command_of_the_readme_works_as_it_stands_there() {
     );
     std::fs::write(&config, text).unwrap();
 
+    let beam = made::sliding_window(30, -100.0, 2.0, 2.0);
+    std::fs::write(directory.path().join("RP.dcm"), made::plan(&[(1, &beam)], &["ASYMY"])).unwrap();
     std::fs::create_dir(directory.path().join("logs")).unwrap();
-    let record = trf_core::writer::NewRecord::agility(trf_core::Version::V4).to_bytes().unwrap();
+    let record = made::record(&[&beam], trf_core::Version::V4);
     std::fs::write(directory.path().join("logs/25_01_02_031415.trf"), record).unwrap();
 
     let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")).unwrap();

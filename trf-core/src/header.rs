@@ -171,8 +171,13 @@ impl Header {
 
     /// Total dose in MU over all beams that were run as this record; 0 in service mode, `None` if the file has no number.
     pub fn total_mu(&self) -> Option<f64> {
-        // The decimal point is moved in the text: 1234.3 gives 123.43, where a division gives 123.42999999999999.
+        /// Whole numbers below this are exact, and so is their division by 10, to the last bit.
+        const MAX_WHOLE: f64 = 9_007_199_254_740_992.0;
         let tenths = self.total_dose_tenth_mu;
+        if tenths.abs() < MAX_WHOLE && tenths.fract() == 0.0 {
+            return Some(tenths / 10.0);
+        }
+        // The decimal point is moved in the text: 1234.3 gives 123.43, where a division gives 123.42999999999999.
         if tenths.is_finite() { format!("{tenths}e-1").parse().ok() } else { None }
     }
 

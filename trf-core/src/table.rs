@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use crate::error::{Error, Result};
 use crate::header::Version;
 use crate::items::Rule;
 use crate::reader::Record;
@@ -38,15 +39,35 @@ impl Table {
 impl Record {
     /// Decodes all columns.
     pub fn table(&self) -> Table {
-        let n_rows = self.n_rows();
-        let mut values = vec![0.0; n_rows.saturating_mul(self.n_columns())];
-        if n_rows > 0 {
+        let mut values = vec![0.0; self.n_values()];
+        self.decode(&mut values);
+        Table { n_columns: self.n_columns(), n_rows: self.n_rows(), values }
+    }
+
+    /// Decodes all columns into memory of the caller: `[n_columns, n_rows]`, as [`Record::table`] has them.
+    ///
+    /// # Errors
+    /// [`Error::Misuse`] unless `values` has exactly that size.
+    pub fn table_into(&self, values: &mut [f64]) -> Result<()> {
+        if values.len() != self.n_values() {
+            let (found, expected) = (values.len(), self.n_values());
+            return Err(Error::misuse(format!("a table of {expected} values does not go into {found}")));
+        }
+        self.decode(values);
+        Ok(())
+    }
+
+    fn n_values(&self) -> usize {
+        self.n_rows().saturating_mul(self.n_columns())
+    }
+
+    fn decode(&self, values: &mut [f64]) {
+        if self.n_rows() > 0 {
             // A group of columns shares each row's cache lines, so the file's bytes are read once per group.
-            let group = COLUMNS_PER_GROUP * n_rows;
+            let group = COLUMNS_PER_GROUP * self.n_rows();
             let groups = values.par_chunks_mut(group).zip(self.rules().par_chunks(COLUMNS_PER_GROUP));
             groups.enumerate().for_each(|(g, (values, rules))| self.decode_group(g, rules, values));
         }
-        Table { n_columns: self.n_columns(), n_rows, values }
     }
 
     fn decode_group(&self, group: usize, rules: &[Rule], values: &mut [f64]) {

@@ -1,8 +1,7 @@
 //! RT Plans: what should be delivered, and what was, in DICOM's words.
 //!
 //! Input: an RT Plan, as a DICOM file or as a bare data set (as some planning systems write it). Output: a [`Delivery`] per
-//! beam, or a plan made of a delivery. Trust: nothing but the parser's own bounds; items are found by their type, beams by
-//! their number, never by place. Not supported: ion and brachy plans, MLCs that move along Y, wedges and compensators (they do
+//! beam, or a plan made of a delivery. Trust: none; items are found by their type, beams by their number, never by place. Not supported: ion and brachy plans, MLCs that move along Y, wedges and compensators (they do
 //! not change a delivery's positions).
 
 pub(crate) mod angles;
@@ -10,6 +9,7 @@ mod beam;
 mod field;
 mod file;
 mod matching;
+mod read;
 mod write;
 
 use std::io::Read;
@@ -17,9 +17,7 @@ use std::path::Path;
 
 use dicom_core::header::Tag;
 use dicom_dictionary_std::{tags, uids};
-use dicom_object::file::ReadPreamble;
-use dicom_object::{InMemDicomObject, OpenFileOptions};
-use dicom_transfer_syntax_registry::entries::{EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN};
+use dicom_object::InMemDicomObject;
 
 pub use beam::PlanBeam;
 pub use matching::{DeliveredBeam, MatchedBeam, match_beams, match_planned};
@@ -32,9 +30,6 @@ const MAX_PLAN_BYTES: u64 = 256 << 20;
 /// Where a DICOM file's magic stands.
 const PREAMBLE_BYTES: usize = 128;
 const MAGIC: &[u8] = b"DICM";
-const FILE_META_GROUP: &[u8] = &[2, 0];
-/// Groups with which a bare data set may begin.
-const FIRST_GROUPS: [&[u8]; 2] = [&[8, 0], &[4, 0]];
 
 /// Which beam limiting devices are accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -87,7 +82,8 @@ impl RtPlan {
     /// Reads a plan: a DICOM file, one without its preamble, or a bare data set in little endian.
     ///
     /// # Errors
-    /// [`Error::Malformed`] if it is no DICOM, [`Error::Unsupported`] if it is no RT Plan, [`Error::Limit`] beyond 256 MB.
+    /// [`Error::Malformed`] if it is no DICOM or ends too early, [`Error::Unsupported`] if it is no RT Plan or compressed,
+    /// [`Error::Limit`] beyond 256 MB.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         if bytes.len() as u64 > MAX_PLAN_BYTES {
             return Err(Error::Limit {
@@ -96,8 +92,7 @@ impl RtPlan {
                 limit: MAX_PLAN_BYTES,
             });
         }
-        let dataset = dataset(bytes)?;
-        let plan = Self { dataset };
+        let plan = Self { dataset: read::dataset(bytes)? };
         match plan.text(tags::SOP_CLASS_UID).as_deref() {
             Some(uids::RT_PLAN_STORAGE) => Ok(plan),
             Some(other) => Err(Error::unsupported(format!("SOP class {other} where an RT Plan is expected"))
@@ -220,57 +215,6 @@ fn fraction_group(item: &InMemDicomObject) -> Result<FractionGroup> {
         })
         .collect::<Result<_>>()?;
     Ok(FractionGroup { number, beams })
-}
-
-fn dataset(bytes: &[u8]) -> Result<InMemDicomObject> {
-    let starts_at = |at: usize, pattern: &[u8]| bytes.get(at..).is_some_and(|rest| rest.starts_with(pattern));
-    let file = |bytes: &[u8]| {
-        let options = OpenFileOptions::new().read_preamble(ReadPreamble::Never);
-        options.from_reader(bytes).map(|file| file.into_inner()).map_err(cannot_decode)
-    };
-    if starts_at(PREAMBLE_BYTES, MAGIC) {
-        file(bytes.get(PREAMBLE_BYTES..).unwrap_or_default())
-    } else if starts_at(0, MAGIC) {
-        file(bytes)
-    } else if starts_at(0, FILE_META_GROUP) {
-        let (syntax, start) =
-            file_meta(bytes).ok_or_else(|| malformed("a readable file meta group", "other bytes"))?;
-        bare_dataset(bytes.get(start..).unwrap_or_default(), syntax == Some(uids::EXPLICIT_VR_LITTLE_ENDIAN))
-    } else if FIRST_GROUPS.iter().any(|group| starts_at(0, group)) {
-        bare_dataset(bytes, bytes.get(4..6).is_some_and(|vr| vr.iter().all(u8::is_ascii_uppercase)))
-    } else {
-        Err(Error::malformed("RT Plan", 0, "a DICOM file", "other bytes"))
-    }
-}
-
-/// A data set without file meta group, in one of the two transfer syntaxes that such files have.
-fn bare_dataset(bytes: &[u8], explicit: bool) -> Result<InMemDicomObject> {
-    let syntax =
-        if explicit { EXPLICIT_VR_LITTLE_ENDIAN.erased() } else { IMPLICIT_VR_LITTLE_ENDIAN.erased() };
-    InMemDicomObject::read_dataset_with_ts(bytes, &syntax).map_err(cannot_decode)
-}
-
-/// Transfer syntax and length of a file meta group that need not begin with its length, as pydicom writes it without a
-/// preamble. `None` if the bytes end within it.
-fn file_meta(bytes: &[u8]) -> Option<(Option<&str>, usize)> {
-    let mut at = 0_usize;
-    let mut syntax = None;
-    while bytes.get(at..at + 2)? == FILE_META_GROUP {
-        let element = bytes.get(at + 2..at + 4)?;
-        let (header, length) = match bytes.get(at + 4..at + 6)? {
-            // VRs with a length of four bytes (PS3.5 §7.1.2).
-            b"OB" | b"UN" | b"UT" => (12, u32::from_le_bytes(*bytes.get(at + 8..)?.first_chunk()?) as usize),
-            _ => (8, usize::from(u16::from_le_bytes(*bytes.get(at + 6..)?.first_chunk()?))),
-        };
-        let start = at + header;
-        let end = start.checked_add(length)?;
-        let value = bytes.get(start..end)?;
-        if element == [0x10, 0] {
-            syntax = std::str::from_utf8(value).ok().map(|uid| uid.trim_end_matches(['\0', ' ']));
-        }
-        at = end;
-    }
-    Some((syntax, at))
 }
 
 fn malformed(expected: impl Into<String>, found: impl Into<String>) -> Error {

@@ -62,6 +62,16 @@ proptest! {
     }
 
     #[test]
+    fn the_headers_dose_is_a_tenth_of_what_is_stored_to_the_last_bit(whole: i32, any: f64) {
+        for tenths in [f64::from(whole), f64::from(whole) / 8.0, any] {
+            let new = NewRecord { total_dose_tenth_mu: tenths, ..NewRecord::agility(Version::V1) };
+            let header = Header::parse(&new.to_bytes().unwrap()).unwrap();
+            let moved: f64 = format!("{tenths}e-1").parse().unwrap();
+            prop_assert_eq!(header.total_mu().map(f64::to_bits), Some(moved.to_bits()));
+        }
+    }
+
+    #[test]
     fn any_cut_is_an_error_or_a_counted_rest(new in records(), cut in any::<prop::sample::Index>()) {
         let mut bytes = new.to_bytes().unwrap();
         let header_bytes = Header::parse(&bytes).unwrap().n_bytes;
@@ -101,6 +111,11 @@ proptest! {
 /// Everything that reads values.
 fn exercise(record: &Record) {
     let table = record.table();
+    let mut values = vec![f64::NAN; record.n_rows() * record.n_columns()];
+    record.table_into(&mut values).unwrap();
+    assert_eq!(values, table.clone().into_values());
+    values.push(0.0);
+    assert!(matches!(record.table_into(&mut values), Err(Error::Misuse { .. })));
     for column in record.columns() {
         assert_eq!(table.column(column.index()), Some(column.values().as_slice()));
         assert_eq!(column.labels().len(), record.n_rows());
@@ -182,7 +197,26 @@ fn a_long_header_is_read_without_its_rows() {
     let bytes = new.to_bytes().unwrap();
     let header = Header::read_from(bytes.as_slice(), "memory").unwrap();
     assert_eq!(header.field.len(), 3000);
+    // Hours of rows behind it are not asked for.
+    let mut endless =
+        Counted { inner: std::io::Read::chain(bytes.as_slice(), std::io::repeat(7)), n_bytes: 0 };
+    assert_eq!(Header::read_from(&mut endless, "memory").unwrap(), header);
+    assert!(endless.n_bytes <= trf_core::header::MAX_HEADER_BYTES, "{} bytes read", endless.n_bytes);
     assert_eq!(header.n_bytes + 3 * header.row_bytes(), bytes.len());
+}
+
+/// Counts what is read.
+struct Counted<R> {
+    inner: R,
+    n_bytes: usize,
+}
+
+impl<R: std::io::Read> std::io::Read for Counted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let n = self.inner.read(buffer)?;
+        self.n_bytes += n;
+        Ok(n)
+    }
 }
 
 #[test]

@@ -3,7 +3,8 @@
 use proptest::prelude::*;
 use trf_core::check::{CheckOptions, check_delivery};
 use trf_core::rtplan::{RtPlan, Scope, WriteOptions};
-use trf_core::{Delivery, MetersetSource, Record, Version};
+use trf_core::writer::{NewRecord, NewRow};
+use trf_core::{Delivery, MetersetSource, Record, Version, items};
 
 use crate::{made, rt_beams};
 
@@ -99,4 +100,54 @@ fn what_was_delivered_becomes_a_valid_plan() {
     let delivered = reread.delivery(None, Scope::Full).unwrap();
     assert_eq!(delivered.mlc_mm(), Delivery::merge(&beams).unwrap().mlc_mm());
     assert!((delivered.total_mu() - delivery.total_mu()).abs() < 1e-4);
+}
+
+#[test]
+fn beam_holds_and_interruptions_are_counted_from_the_first_dose_to_the_last() {
+    let beam = made::sliding_window(30, 0.0, 0.0, 2.0);
+    let plan = RtPlan::from_bytes(&made::plan(&[(1, &beam)], &["ASYMY"])).unwrap();
+    let mut new = made::new_record(&[&beam], Version::V3);
+    let state = new.items.iter().position(|item| *item == items::LINAC_STATE).unwrap();
+    // After the 11th row three rows between segments; after the 21st a pause of five, begun by an interruption.
+    let held = |new: &NewRecord, row: usize, states: &[i32]| -> Vec<NewRow> {
+        let rows = states.iter().map(|code| {
+            let mut row = new.rows[row].clone();
+            row.values[state] = *code;
+            row
+        });
+        rows.collect()
+    };
+    let (pause, move_only) = (held(&new, 20, &[43, 40, 40, 44, 41]), held(&new, 10, &[41, 39, 41]));
+    new.rows.splice(21..21, pause);
+    new.rows.splice(11..11, move_only);
+    // What is before the first dose and after the last is no hold.
+    let (before, after) = (held(&new, 0, &[41, 40]), held(&new, new.rows.len() - 1, &[45, 46]));
+    new.rows.splice(0..0, before);
+    new.rows.extend(after);
+    for (row, at) in new.rows.iter_mut().zip(0..) {
+        row.timestamp_ms = 1_580_454_467_000 + 40 * at;
+    }
+    let record = Record::from_bytes(new.to_bytes().unwrap()).unwrap();
+    let check = check_delivery(&record, &plan, &CheckOptions::default()).unwrap();
+    let beam = &check.beams[0];
+    assert_eq!((beam.beam_hold_count, beam.interruption_count), (Some(2), Some(1)));
+    assert!((beam.beam_hold_s.unwrap() - 8.0 * 0.04).abs() < 1e-9, "{:?}", beam.beam_hold_s);
+    assert!((beam.beam_on_s.unwrap() - 29.0 * 0.04).abs() < 1e-9, "{:?}", beam.beam_on_s);
+    // Leaves slide by 2 mm in 40 ms.
+    assert!(
+        (beam.positions.speeds.leaf_max_mm_per_s.unwrap() - 50.0).abs() < 1e-6,
+        "{:?}",
+        beam.positions.speeds
+    );
+}
+
+#[test]
+fn no_cut_of_a_plan_loses_control_points_in_silence() {
+    let beam = made::sliding_window(3, 0.0, 0.0, 1.0);
+    let bytes = made::plan(&[(1, &beam), (2, &beam)], &["ASYMY"]);
+    let whole = RtPlan::from_bytes(&bytes).unwrap().delivery(None, Scope::Full).unwrap();
+    for length in 0..bytes.len() {
+        let cut = RtPlan::from_bytes(&bytes[..length]).and_then(|plan| plan.delivery(None, Scope::Full));
+        assert!(cut.is_err() || cut.unwrap() == whole, "a plan cut after {length} of {} bytes", bytes.len());
+    }
 }

@@ -132,6 +132,11 @@ pub(crate) fn plan(beams: &[(i32, &Delivery)], jaws: &[&str]) -> Vec<u8> {
 
 /// A record of beams one after the other: a row per control point, the dose counters restarting with each beam.
 pub(crate) fn record(beams: &[&Delivery], version: Version) -> Vec<u8> {
+    new_record(beams, version).to_bytes().unwrap()
+}
+
+/// The same before it is written.
+pub(crate) fn new_record(beams: &[&Delivery], version: Version) -> NewRecord {
     let mut new = NewRecord::agility(version);
     let index = |item: ItemPart| new.items.iter().position(|known| *known == item).unwrap();
     let x10 = |value: f64| (value * 10.0).round() as i32;
@@ -157,5 +162,5 @@ pub(crate) fn record(beams: &[&Delivery], version: Version) -> Vec<u8> {
         }
     }
     new.rows = rows;
-    new.to_bytes().unwrap()
+    new
 }
