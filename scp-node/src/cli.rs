@@ -53,7 +53,7 @@ enum Command {
     Config(config::Args),
     /// Listens to Elekta's iCom stream, shows and plays what was recorded, emulates a linac.
     Icom(icom::Args),
-    /// Shows and converts Elekta's log files (.trf).
+    /// Collects, shows and converts Elekta's log files (.trf).
     Trf(trf::Args),
     /// Asks the record and verify system.
     Mosaiq(mosaiq::Args),

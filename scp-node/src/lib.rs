@@ -17,6 +17,8 @@ pub mod names;
 pub mod scp;
 pub mod scu;
 pub mod settings;
+#[cfg(feature = "server")]
+pub mod trf;
 pub mod web;
 
 pub use error::{Error, Result};

@@ -8,10 +8,12 @@ mod analysis;
 mod archive;
 mod hooks;
 mod images;
+pub mod import;
 mod mosaiq;
 mod node;
 mod secret;
 mod site;
+mod trf;
 mod web;
 
 use std::collections::BTreeMap;
@@ -27,6 +29,7 @@ pub use mosaiq::{Encrypt, MosaiqSettings};
 pub use node::{AccessSettings, LimitSettings, NodeSettings, TimeoutSettings};
 pub use secret::{Place, Secret};
 pub use site::{LinacSettings, SiteSettings};
+pub use trf::{AfterExtract, TrfSettings};
 pub use web::WebSettings;
 
 use crate::error::{Error, Result};
@@ -50,6 +53,8 @@ pub struct Settings {
     /// The sites and their linacs, `[[site]]` and `[[site.linac]]`.
     #[serde(rename = "site", skip_serializing_if = "Vec::is_empty")]
     pub sites: Vec<SiteSettings>,
+    /// Where the linacs' log files are collected, and how.
+    pub trf: TrfSettings,
     /// How iCom is listened to and kept; an empty `dir` is `icom` in the system's place.
     pub icom: icom_core::ListenerSettings,
     /// Commands of the site that the service runs.
@@ -185,10 +190,19 @@ impl Settings {
     pub fn check(&self) -> Result<()> {
         self.node.check()?;
         self.images.check()?;
+        self.trf.check()?;
         self.hooks.check()?;
         self.analysis.check()?;
         self.web.check()?;
         self.sites.iter().try_for_each(SiteSettings::check)?;
+        let mut shared = std::collections::BTreeSet::new();
+        for linac in self.sites.iter().flat_map(|site| &site.linacs).filter(|linac| linac.has_share()) {
+            if !shared.insert(linac.name.to_lowercase()) {
+                let what =
+                    format!("two linacs are called `{}`: their log files need a directory each", linac.name);
+                return Err(wrong("site.linac.name", what));
+            }
+        }
         self.listener().check().map_err(|error| wrong("icom", error.to_string()))?;
         let mut names = std::collections::BTreeSet::new();
         for archive in &self.archives {
@@ -338,6 +352,20 @@ mod tests {
             ("[node]\nport = 'x'", "node.port", "expected u16"),
             ("[node]\nae_title = 'SEVENTEEN_LETTERS'", "node.ae_title", "AE title"),
             ("[images]\ndurability = 'none'", "images.durability", "full"),
+            ("[trf]\nwarn_after_days = 8", "trf.warn_after_days", "between 1 and 7"),
+            ("[trf]\nafter_extract = 'burn'", "trf.after_extract", "move"),
+            (
+                "[[site]]\n[[site.linac]]\nname = 'a'\nnss_path = '/a'\nnss_host = 'b'",
+                "site.linac.nss_path",
+                "one of them",
+            ),
+            ("[[site]]\n[[site.linac]]\nname = 'a'\nnss_host = 'b'", "site.linac.nss_user", "`a`"),
+            ("[[site]]\n[[site.linac]]\nname = '../a'\nnss_path = '/b'", "site.linac.name", "directory"),
+            (
+                "[[site]]\n[[site.linac]]\nname = 'a'\nnss_path = '/a'\n[[site]]\n[[site.linac]]\nname = 'A'\nnss_path = '/b'",
+                "site.linac.name",
+                "a directory each",
+            ),
             ("[hooks]\nat_once = 0", "hooks.at_once", "between 1 and 64"),
             ("[hooks]\nsettle_s = 0.0", "hooks.settle_s", "between 0.001 and 86400"),
             ("[analysis]\npython = 'python3'", "analysis.python", "absolute path"),

@@ -13,3 +13,5 @@ pub mod sender;
     reason = "a server that breaks fails the test that needs it"
 )]
 pub mod tds;
+#[expect(clippy::unwrap_used, reason = "zips of tests are made in memory")]
+pub mod zips;

@@ -8,10 +8,12 @@ pub mod objects;
 mod orthanc;
 mod process;
 mod qrscp;
+mod samba;
 mod storescp;
 
 pub use archive::{Destination, LOADER, PeerArchive};
 pub use process::{Process, free_port, peer_python, run_tool, tool, until};
+pub use samba::{PASSWORD, Samba, Tunnel, USER};
 pub use storescp::Storescp;
 
 /// The value if the peer is there; else says that the test is skipped, or fails when peers are required.

@@ -49,6 +49,9 @@ fn run(directory: &Path, config: &Path, arguments: &str) {
         "demo --once" => &["C-FIND", "C-MOVE", "16 images in"],
         "find plans --patient QA_TB_WL" => &["WL_10MV", "WL_6FFF"],
         "fetch --patient QA_TB_WL --plan WL_6FFF" => &["WL_6", "2026-03-16"],
+        "trf fetch" => &["4299: 1 zips on the share, 1 fetched"],
+        "trf extract" => &["4299: 1 records out of 1 zips"],
+        "config import pymedphys.toml --output from-pymedphys.toml" => &["wrote from-pymedphys.toml"],
         "sessions --patient QA_TB_WL" => &["WL_6FFF", "2026-03-16"],
         "trf check --plan RP.dcm --png page.png \"logs/*.trf\"" => &["plan SLIDING", "100.0 %"],
         "trf to-dicom --plan RP.dcm --out delivered \"logs/*.trf\"" => &["25_01_02_031415_RP.dcm"],
@@ -102,9 +105,13 @@ fn every_command_of_the_readme_works_as_it_stands_there() {
     let root = directory.path().join("images");
     let text = format!(
         "[node]\nbind = '127.0.0.1'\nport = {port}\n[images]\nroot = '{}'\nkeep_free_bytes = 0\n\
-         [[archive]]\nname = 'aria'\nae_title = 'ARIA_DB'\nhost = '127.0.0.1'\nport = {}\n",
+         [[archive]]\nname = 'aria'\nae_title = 'ARIA_DB'\nhost = '127.0.0.1'\nport = {}\n\
+         [trf]\nroot = '{}'\nkeep_free_bytes = 0\n\
+         [[site]]\nname = 'main'\n[[site.linac]]\nname = '4299'\nnss_path = '{}'\n",
         root.display(),
-        aria.address().port()
+        aria.address().port(),
+        directory.path().join("trf").display(),
+        directory.path().join("nss").display(),
     );
     std::fs::write(&config, text).unwrap();
 
@@ -112,7 +119,13 @@ fn every_command_of_the_readme_works_as_it_stands_there() {
     std::fs::write(directory.path().join("RP.dcm"), made::plan(&[(1, &beam)], &["ASYMY"])).unwrap();
     std::fs::create_dir(directory.path().join("logs")).unwrap();
     let record = made::record(&[&beam], trf_core::Version::V4);
-    std::fs::write(directory.path().join("logs/25_01_02_031415.trf"), record).unwrap();
+    std::fs::write(directory.path().join("logs/25_01_02_031415.trf"), &record).unwrap();
+    let share = directory.path().join("nss");
+    std::fs::create_dir(&share).unwrap();
+    let zip = tests::zips::zip_of(1000, std::iter::once(("25_01_02.trf".to_owned(), record)));
+    std::fs::write(share.join("SDD+2025-01-02.zip"), zip).unwrap();
+    let pymedphys = "[[site]]\nname = 'rccc'\n[trf_logfiles]\nroot_directory = '/srv/trf'\n";
+    std::fs::write(directory.path().join("pymedphys.toml"), pymedphys).unwrap();
 
     let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")).unwrap();
     let commands = commands(&readme);

@@ -10,9 +10,13 @@
 #[cfg(feature = "fleet")]
 pub mod align;
 pub mod check;
+#[cfg(feature = "fleet")]
+pub mod collect;
 pub mod columns;
 pub mod csv;
 pub mod delivery;
+#[cfg(feature = "fleet")]
+pub mod diagnostics;
 mod digits;
 pub mod error;
 pub mod gamma;
@@ -29,6 +33,8 @@ pub mod parquet;
 pub mod reader;
 mod report;
 pub mod rtplan;
+#[cfg(feature = "fleet")]
+pub mod share;
 pub mod summary;
 pub mod table;
 pub mod writer;

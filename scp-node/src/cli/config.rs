@@ -1,4 +1,4 @@
-//! `config show|check|init`.
+//! `config show|check|init|import`.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -7,6 +7,7 @@ use clap::Subcommand;
 
 use super::Printer;
 use crate::error::{Error, Result};
+use crate::settings::import::{self, Fate, Key};
 use crate::settings::{Origin, Resolved, Settings, system_file};
 
 /// Shows, checks or writes the settings.
@@ -31,6 +32,18 @@ enum Action {
         #[arg(long)]
         force: bool,
     },
+    /// Writes a settings file from PyMedPhys's config.toml, and says what became of each of its keys.
+    Import {
+        /// PyMedPhys's configuration, such as ~/.pymedphys/config.toml; what it redirects to is read.
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// Where to; else the settings are printed.
+        #[arg(long, value_name = "FILE")]
+        output: Option<PathBuf>,
+        /// Overwrites a file that is there.
+        #[arg(long)]
+        force: bool,
+    },
 }
 
 pub(super) fn run(args: &Args, file: Option<&Path>, set: &[String], printer: Printer) -> Result<ExitCode> {
@@ -38,6 +51,7 @@ pub(super) fn run(args: &Args, file: Option<&Path>, set: &[String], printer: Pri
         Action::Show => show(&Settings::load(file, set)?, printer),
         Action::Check => check(&Settings::load(file, set)?, printer),
         Action::Init { output, force } => init(output.as_deref(), *force, printer),
+        Action::Import { file, output, force } => from_pymedphys(file, output.as_deref(), *force, printer),
     }
 }
 
@@ -90,8 +104,32 @@ fn check(resolved: &Resolved, printer: Printer) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn init(path: Option<&Path>, force: bool, printer: Printer) -> Result<ExitCode> {
-    let path = path.map_or_else(system_file, Path::to_path_buf);
+/// The settings, then what became of each key; the settings alone on stdout, so that they can be piped.
+fn from_pymedphys(file: &Path, output: Option<&Path>, force: bool, printer: Printer) -> Result<ExitCode> {
+    let imported = import::import(file, cfg!(windows))?;
+    match output {
+        Some(path) => {
+            write_new(path, &imported.settings, force)?;
+            printer.line(format!("wrote {}", path.display()));
+        }
+        None => printer.line(imported.settings.trim_end()),
+    }
+    printer.json(&imported);
+    printer.note(format!("from {}:", imported.file.display()));
+    for Key { key, fate } in &imported.keys {
+        printer.note(match fate {
+            Fate::Becomes(ours) => format!("  {key} is {ours}"),
+            Fate::NotNeeded(why) => format!("  {key} is not needed: {why}"),
+            Fate::Unknown => format!("  warning: {key} is not a key of PyMedPhys 0.41; look at it"),
+        });
+    }
+    for to_do in &imported.to_do {
+        printer.note(format!("to do: {to_do}"));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn write_new(path: &Path, text: &str, force: bool) -> Result<()> {
     if path.exists() && !force {
         return Err(Error::Misuse {
             what: format!("{} is there already", path.display()),
@@ -101,6 +139,11 @@ fn init(path: Option<&Path>, force: bool, printer: Printer) -> Result<ExitCode> 
     if let Some(parent) = path.parent() {
         std::fs::create_dir_all(parent).map_err(Error::io(parent))?;
     }
+    std::fs::write(path, text).map_err(Error::io(path))
+}
+
+fn init(path: Option<&Path>, force: bool, printer: Printer) -> Result<ExitCode> {
+    let path = path.map_or_else(system_file, Path::to_path_buf);
     let defaults = toml::to_string(&Settings::default())
         .map_err(|e| Error::Settings { key: "settings".into(), what: e.to_string() })?;
     // Commented out, so that a later version's better default is not pinned by an untouched line.
@@ -109,7 +152,7 @@ fn init(path: Option<&Path>, force: bool, printer: Printer) -> Result<ExitCode> 
         .map(|l| if l.is_empty() || l.starts_with('[') { format!("{l}\n") } else { format!("# {l}\n") })
         .collect();
     let text = format!("{HEADER}\n{commented}{ARCHIVE}");
-    std::fs::write(&path, text).map_err(Error::io(&path))?;
+    write_new(&path, &text, force)?;
     printer.line(format!("wrote {}", path.display()));
     printer.json(&serde_json::json!({"file": path}));
     Ok(ExitCode::SUCCESS)

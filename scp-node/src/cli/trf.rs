@@ -1,6 +1,7 @@
-//! `trf info|to-csv|to-parquet|check|to-dicom`: the linac's log files as a person, a spreadsheet or a script reads them.
+//! `trf info|to-csv|to-parquet|check|to-dicom|fetch|extract`: the linac's log files as a person, a spreadsheet or a script reads them.
 
 mod check;
+mod collect;
 mod files;
 mod info;
 mod to_dicom;
@@ -16,6 +17,7 @@ use trf_core::csv::{self, Dialect};
 use trf_core::{Error, MetersetSource, Record, Result, RtPlan};
 
 use super::{Context, Printer};
+use crate::trf::collect::Steps;
 
 /// Shows and converts Elekta's log files (.trf).
 #[derive(Debug, clap::Args)]
@@ -58,6 +60,10 @@ enum Action {
     Check(check::Args),
     /// Writes what was delivered as an RT Plan, NAME_RP.dcm, on the template of the plan.
     ToDicom(to_dicom::Args),
+    /// Copies new diagnostics zips from the linacs' shares, resumable and verified.
+    Fetch(collect::Args),
+    /// Takes the records out of the zips that were fetched or put into `diagnostics/to_be_indexed/LINAC`.
+    Extract(collect::Args),
 }
 
 #[derive(Debug, clap::Args)]
@@ -126,6 +132,8 @@ pub(super) fn run(
     printer: Printer,
 ) -> crate::Result<ExitCode> {
     Ok(match &args.action {
+        Action::Fetch(args) => collect::run(args, Steps::Fetch, &context()?)?,
+        Action::Extract(args) => collect::run(args, Steps::Extract, &context()?)?,
         Action::Info { files, brief, columns } => info::run(files, *brief, *columns, printer),
         Action::ToCsv { files, out, dialect } => {
             convert(files, out.out.as_deref(), printer, |record, stem| to_csv(record, stem, *dialect))
