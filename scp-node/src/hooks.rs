@@ -3,8 +3,10 @@
 //! Input: what the store tells after each commit, and the settings `[hooks]`. Output: processes, at most `at_once` of
 //! them, each ended after `timeout_s`, and one log line for each. No shell is involved, and a command is never trusted
 //! with more than a directory: its output is not logged but for the last line of an error, without path and patient ID.
-//! A session that gets more images later is run again. Sessions that were not yet quiet when the service stopped are
-//! not run after its start: the command prepares, it is not what makes a result available.
+//! A session that gets more images later is run again. One whose command had not ended when the service stopped, or was
+//! killed, is run after its next start (`noted`).
+
+mod noted;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::path::{Path, PathBuf};
@@ -17,9 +19,9 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::error::Result;
-use crate::images::{Arrived, Session};
+use crate::images::{Arrived, Catalog, Session};
 use crate::settings::{CONFIG_VARIABLE, HookSettings};
+use noted::Noted;
 
 /// What stands for the session's directory in an argument.
 const DIRECTORY: &str = "{directory}";
@@ -30,58 +32,50 @@ const OUTPUT_MAX: usize = 64 * 1024;
 /// How much of its last line is logged.
 const LINE_MAX: usize = 300;
 
-/// Runs until `shutdown`; commands that run then are ended.
+/// Runs until `shutdown`; commands that run then are ended, and run again after the next start.
 ///
 /// # Arguments
 /// * `config` — settings file that the command is to use too, as `SCP_NODE_CONFIG`
 /// * `arrived` — from [`crate::images::Store::subscribe`]
-/// * `session` — looks a session up by its row id
+/// * `catalog` — of the same root
+/// * `shutdown` — cancelled when nothing arrives any more
 pub async fn run(
     settings: HookSettings,
     config: Option<PathBuf>,
     mut arrived: Receiver<Arrived>,
-    session: impl Fn(i64) -> Result<Option<Session>>,
+    catalog: Catalog,
     shutdown: CancellationToken,
 ) {
     if settings.session_complete.is_empty() {
         return;
     }
-    let settle = Duration::from_secs_f64(settings.settle_s);
-    let mut waiting: HashMap<i64, Waiting> = HashMap::new();
-    let mut ready: VecDeque<Session> = VecDeque::new();
-    let mut active: HashSet<i64> = HashSet::new();
+    let mut queue = Queue::new(catalog, Duration::from_secs_f64(settings.settle_s));
     let mut running = JoinSet::new();
     loop {
-        let due = waiting.values().map(|w| w.due).min();
+        let due = queue.due();
         tokio::select! {
-            () = shutdown.cancelled() => return,
-            event = arrived.recv() => match event {
-                Ok(event) => {
-                    waiting.insert(event.session, Waiting { due: Instant::now() + settle, label_waits: 0 });
+            () = shutdown.cancelled() => {
+                while let Ok(event) = arrived.try_recv() {
+                    queue.arrived(event.session);
                 }
+                return;
+            }
+            event = arrived.recv() => match event {
+                Ok(event) => queue.arrived(event.session),
                 Err(RecvError::Lagged(lost)) => {
                     tracing::warn!(lost, "hooks: arrivals came faster than they could be noted; some sessions are not run");
                 }
                 Err(RecvError::Closed) => return,
             },
-            () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
-                let now = Instant::now();
-                let quiet: Vec<i64> = waiting.iter().filter(|(_, w)| w.due <= now).map(|(id, _)| *id).collect();
-                for id in quiet {
-                    settle_one(id, settle, &mut waiting, &mut ready, &session);
-                }
-            },
+            () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => queue.settle(),
             Some(ended) = running.join_next(), if !running.is_empty() => {
                 if let Ok(id) = ended {
-                    active.remove(&id);
+                    queue.ended(id);
                 }
             },
         }
         while running.len() < settings.at_once {
-            // One session is never run twice at once; its second run waits for the first.
-            let Some(at) = ready.iter().position(|s| !active.contains(&s.id)) else { break };
-            let Some(next) = ready.remove(at) else { break };
-            active.insert(next.id);
+            let Some(next) = queue.next() else { break };
             let (settings, config) = (settings.clone(), config.clone());
             running.spawn(async move {
                 one(&settings, config.as_deref(), &next).await;
@@ -91,33 +85,79 @@ pub async fn run(
     }
 }
 
+/// Sessions on their way to their command, by row id: waiting to be quiet, ready, active.
+struct Queue {
+    catalog: Catalog,
+    settle: Duration,
+    waiting: HashMap<i64, Waiting>,
+    ready: VecDeque<Session>,
+    active: HashSet<i64>,
+    noted: Noted,
+}
+
 struct Waiting {
     due: Instant,
     label_waits: u32,
 }
 
-fn settle_one(
-    id: i64,
-    settle: Duration,
-    waiting: &mut HashMap<i64, Waiting>,
-    ready: &mut VecDeque<Session>,
-    session: &impl Fn(i64) -> Result<Option<Session>>,
-) {
-    let Some(mut entry) = waiting.remove(&id) else { return };
-    match session(id) {
-        Ok(Some(found))
-            if found.plan_label.is_none() && found.plan_uid.is_some() && entry.label_waits < LABEL_WAITS =>
-        {
-            entry.label_waits += 1;
-            entry.due = Instant::now() + settle;
-            waiting.insert(id, entry);
+impl Queue {
+    fn new(catalog: Catalog, settle: Duration) -> Self {
+        let noted = Noted::read(&catalog);
+        let due = Instant::now() + settle;
+        let waiting = noted.ids().into_iter().map(|id| (id, Waiting { due, label_waits: 0 })).collect();
+        Self { catalog, settle, waiting, ready: VecDeque::new(), active: HashSet::new(), noted }
+    }
+
+    fn due(&self) -> Option<Instant> {
+        self.waiting.values().map(|waiting| waiting.due).min()
+    }
+
+    fn arrived(&mut self, id: i64) {
+        self.waiting.insert(id, Waiting { due: Instant::now() + self.settle, label_waits: 0 });
+        self.noted.add(id, &self.catalog);
+    }
+
+    /// Makes ready what has been quiet for long enough.
+    fn settle(&mut self) {
+        let now = Instant::now();
+        let quiet: Vec<i64> = self.waiting.iter().filter(|(_, w)| w.due <= now).map(|(id, _)| *id).collect();
+        for id in quiet {
+            let Some(mut waiting) = self.waiting.remove(&id) else { continue };
+            match self.catalog.session_by_id(id) {
+                Ok(Some(found))
+                    if found.plan_label.is_none()
+                        && found.plan_uid.is_some()
+                        && waiting.label_waits < LABEL_WAITS =>
+                {
+                    waiting.label_waits += 1;
+                    waiting.due = now + self.settle;
+                    self.waiting.insert(id, waiting);
+                }
+                Ok(Some(found)) => {
+                    self.ready.retain(|other| other.id != id);
+                    self.ready.push_back(found);
+                }
+                Ok(None) => self.noted.remove(id),
+                Err(error) => {
+                    tracing::warn!(%error, "hooks: a session cannot be looked up; it is not run");
+                }
+            }
         }
-        Ok(Some(found)) => {
-            ready.retain(|other| other.id != id);
-            ready.push_back(found);
+    }
+
+    /// The next session to run. One session is never run twice at once; its second run waits for the first.
+    fn next(&mut self) -> Option<Session> {
+        let at = self.ready.iter().position(|session| !self.active.contains(&session.id))?;
+        let next = self.ready.remove(at)?;
+        self.active.insert(next.id);
+        Some(next)
+    }
+
+    fn ended(&mut self, id: i64) {
+        self.active.remove(&id);
+        if !self.waiting.contains_key(&id) && self.ready.iter().all(|session| session.id != id) {
+            self.noted.remove(id);
         }
-        Ok(None) => {}
-        Err(error) => tracing::warn!(%error, "hooks: a session cannot be looked up; it is not run"),
     }
 }
 
@@ -260,14 +300,28 @@ mod tests {
         task: tokio::task::JoinHandle<()>,
     }
 
-    fn start(settings: HookSettings, root: &Path, label: Option<&'static str>) -> Running {
+    /// Makes sure that the catalog has sessions 0 to 6, and starts.
+    fn start(settings: HookSettings, root: &Path, label: Option<&str>) -> Running {
         let (arrived, receiver) = broadcast::channel(64);
         let shutdown = CancellationToken::new();
-        let (root, token) = (root.to_path_buf(), shutdown.clone());
-        let task = tokio::spawn(async move {
-            let find = |id| Ok(Some(session(id, &root, label)));
-            run(settings, Some("/tmp/config.toml".into()), receiver, find, token).await;
-        });
+        let catalog = Catalog::open(root).unwrap();
+        for id in 0..7 {
+            let session = session(id, root, label);
+            let sql = "INSERT OR IGNORE INTO sessions (id, kind, patient_id, plan_uid, plan_label, series_uid, directory)
+                       VALUES (?1, 'images', ?2, ?3, ?4, ?5, ?6)";
+            let directory = session.directory.to_str().unwrap();
+            let values = (
+                id,
+                &session.patient_id,
+                &session.plan_uid,
+                &session.plan_label,
+                &session.series_uid,
+                directory,
+            );
+            catalog.connection().execute(sql, values).unwrap();
+        }
+        let task =
+            tokio::spawn(run(settings, Some("/tmp/config.toml".into()), receiver, catalog, shutdown.clone()));
         Running { arrived, shutdown, task }
     }
 
@@ -342,6 +396,35 @@ mod tests {
         hooks.tell(1);
         until(|| lines(&root.path().join("log")).len() == 1, "it ran without a label").await;
         assert!(begun.elapsed() >= Duration::from_millis(50) * LABEL_WAITS);
+        hooks.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_session_that_was_not_quiet_or_not_done_at_a_stop_runs_after_the_next_start() {
+        let root = tempfile::tempdir().unwrap();
+        let log = root.path().join("log");
+        let slow = "echo began >> \"$1/log\"; case \"$2\" in *-1) exec sleep 60;; esac";
+        let hooks = start(settings(slow, root.path()), root.path(), Some("WL"));
+        hooks.tell(1);
+        hooks.tell(2);
+        until(|| lines(&log).len() == 2, "both began").await;
+        hooks.tell(3);
+        hooks.stop().await;
+
+        std::fs::remove_file(&log).unwrap();
+        let quick = || settings("echo \"$2\" >> \"$1/log\"", root.path());
+        let hooks = start(quick(), root.path(), Some("WL"));
+        until(|| lines(&log).len() == 2, "the ended one and the one that was not quiet ran").await;
+        hooks.tell(4);
+        until(|| lines(&log).len() == 3, "the new one ran").await;
+        let mut said = lines(&log);
+        said.sort();
+        assert_eq!(
+            said,
+            [1, 3, 4].map(|id| root.path().join(format!("P1-session-{id}")).display().to_string())
+        );
+        let noted = root.path().join("_catalog").join("hooks.jsonl");
+        until(|| lines(&noted).is_empty(), "nothing is left to do").await;
         hooks.stop().await;
     }
 

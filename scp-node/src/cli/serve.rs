@@ -1,7 +1,7 @@
 //! `serve`: the service, until it is told to stop.
 
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -59,7 +59,15 @@ async fn serve(context: &Context) -> Result<()> {
     });
     let store = Arc::new(store);
     let tasks = TaskTracker::new();
-    tasks.spawn(completions(context, &store, shutdown.clone())?);
+    // Ended after the receiver, so that it hears of every image that arrived.
+    let all_received = CancellationToken::new();
+    tasks.spawn(hooks::run(
+        settings.hooks.clone(),
+        context.resolved.file.clone(),
+        store.subscribe(),
+        Catalog::open(&settings.images.root)?,
+        all_received.clone(),
+    ));
     let listening = icom::IcomHandle::default();
     tasks.spawn(linacs(settings.listener(), listening.clone(), board.clone(), shutdown.clone()));
     let receiver = Arc::<scp::Counters>::default();
@@ -79,6 +87,7 @@ async fn serve(context: &Context) -> Result<()> {
     let received = scp::run_counted(listener, settings, Arc::clone(&store), shutdown.clone(), receiver).await;
     // However the receiver ended, the other tasks end with it.
     shutdown.cancel();
+    all_received.cancel();
     tasks.wait().await;
     received
 }
@@ -105,24 +114,6 @@ async fn pages(context: &Context) -> Option<tokio::net::TcpListener> {
             None
         }
     }
-}
-
-/// The command that the site runs when a session is complete.
-fn completions(
-    context: &Context,
-    store: &Store,
-    shutdown: CancellationToken,
-) -> Result<impl Future<Output = ()> + Send + use<>> {
-    let settings = context.settings();
-    let catalog = Mutex::new(Catalog::open(&settings.images.root)?);
-    let session = move |id| catalog.lock().unwrap_or_else(PoisonError::into_inner).session_by_id(id);
-    Ok(hooks::run(
-        settings.hooks.clone(),
-        context.resolved.file.clone(),
-        store.subscribe(),
-        session,
-        shutdown,
-    ))
 }
 
 /// Ctrl-C, or the system's wish: SIGTERM, on Windows a closed console or a shutdown.
