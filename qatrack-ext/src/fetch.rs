@@ -157,9 +157,13 @@ impl Asked {
             timeout: Some(self.timeout),
             ..FetchRequest::default()
         };
-        let cancel = CancellationToken::new();
-        let fetched =
-            runtime()?.block_on(scp_node::fetch::fetch(&request, settings, &cancel, &mut |_| {}))?;
+        let fetched = match scp_node::fetch::kept(&request, settings)? {
+            Some(fetched) => fetched,
+            None => {
+                let cancel = CancellationToken::new();
+                runtime()?.block_on(scp_node::fetch::fetch(&request, settings, &cancel, &mut |_| {}))?
+            }
+        };
         for notice in &fetched.notices {
             tracing::warn!("{notice}");
         }

@@ -1,12 +1,15 @@
 //! Stored pixels of an RT Image, as they are in the file: no rescaling, no windowing.
 //!
 //! Input: a DICOM file that the catalog knows; its contents are foreign and checked against its own header. Output: one
-//! frame of 8, 16 or 32 bit integers. Unsupported: encapsulated (compressed) pixels and more than one frame, each with
-//! an error that says so. Source: PS3.5 §8 and PS3.3 §C.7.6.3.
+//! frame of 8, 16 or 32 bit integers. Unsupported: compressed pixels but for RLE and JPEG Lossless (`compressed`), colour,
+//! and more than one frame, each with an error that says so. Source: PS3.5 §8 and PS3.3 §C.7.6.3.
+
+mod compressed;
 
 use std::path::Path;
 
-use dicom_core::value::PrimitiveValue;
+use compressed::Shape;
+use dicom_core::value::{PrimitiveValue, Value};
 use dicom_dictionary_std::tags;
 use dicom_object::FileDicomObject;
 use dicom_object::mem::InMemDicomObject;
@@ -42,8 +45,7 @@ pub struct Frame {
 /// Reads the frame of a file.
 ///
 /// # Errors
-/// `io` when it cannot be read, `malformed` when header and pixels disagree, `unsupported` for compressed pixels and
-/// several frames.
+/// `malformed` when it cannot be read, or header and pixels disagree; `unsupported` for what this file's header lists.
 pub fn read(file: &Path) -> Result<Frame, Failure> {
     let object = dicom_object::open_file(file)
         .map_err(|error| wrong("malformed", file, format!("cannot be read as DICOM: {error}")))?;
@@ -62,16 +64,22 @@ pub fn read(file: &Path) -> Result<Frame, Failure> {
     let element = object
         .element(tags::PIXEL_DATA)
         .map_err(|_| wrong("malformed", file, "has no pixel data (7FE0,0010)".to_owned()))?;
-    let Some(value) = element.value().primitive() else {
-        let syntax = object.meta().transfer_syntax().trim_end_matches('\0').to_owned();
-        return Err(wrong(
-            "unsupported",
-            file,
-            format!("holds compressed pixels (transfer syntax {syntax})"),
-        ));
-    };
-    let bytes = little_endian(value);
     let width = bits / 8;
+    let bytes = match element.value() {
+        Value::PixelSequence(sequence) => {
+            let stored = number(&object, tags::BITS_STORED).unwrap_or(bits);
+            let shape = Shape { rows, columns, width, sign_is_lost: signed && stored != bits };
+            let syntax = object.meta().transfer_syntax().trim_end_matches('\0').to_owned();
+            compressed::decode(&syntax, sequence.fragments(), shape)
+                .ok_or_else(|| {
+                    let what = format!("holds compressed pixels (transfer syntax {syntax})");
+                    wrong("unsupported", file, what)
+                        .hint(Some("have the archive send it uncompressed, or as RLE or JPEG Lossless"))
+                })?
+                .map_err(|what| wrong("malformed", file, what))?
+        }
+        value => little_endian(value.primitive()),
+    };
     let wanted = rows.checked_mul(columns).and_then(|n| n.checked_mul(width)).unwrap_or(usize::MAX);
     // A frame of odd length is padded to an even one: PS3.5 §8.1.1.
     if width == 0 || bytes.len() < wanted || bytes.len() > wanted.saturating_add(1) {
@@ -100,11 +108,11 @@ pub fn read(file: &Path) -> Result<Frame, Failure> {
 }
 
 /// Pixel data comes as bytes or as 16 bit words in our own byte order, by its VR.
-fn little_endian(value: &PrimitiveValue) -> Vec<u8> {
+fn little_endian(value: Option<&PrimitiveValue>) -> Vec<u8> {
     match value {
-        PrimitiveValue::U8(bytes) => bytes.to_vec(),
-        PrimitiveValue::U16(words) => words.iter().flat_map(|word| word.to_le_bytes()).collect(),
-        PrimitiveValue::U32(words) => words.iter().flat_map(|word| word.to_le_bytes()).collect(),
+        Some(PrimitiveValue::U8(bytes)) => bytes.to_vec(),
+        Some(PrimitiveValue::U16(words)) => words.iter().flat_map(|word| word.to_le_bytes()).collect(),
+        Some(PrimitiveValue::U32(words)) => words.iter().flat_map(|word| word.to_le_bytes()).collect(),
         _ => Vec::new(),
     }
 }

@@ -1,5 +1,6 @@
 //! The whole job: from "this patient's newest images of that plan" to files that are all there.
 //!
+//! [`kept`] answers at once from the catalog, within the time in which an archive's answer is fresh; [`fetch`] does the rest.
 //! Steps: what the archive has (memory, or C-FIND) → which plan and session are meant (`choice`) → what of it is missing
 //! on disk → C-MOVE of that alone to our own AE (`mover`), into the running service or a receiver of our own (`inbox`) →
 //! hand out when every listed instance is in the catalog, else nothing. Several processes may do this at once: they
@@ -131,6 +132,35 @@ fn misuse(what: &str, hint: &str) -> Error {
     Error::Misuse { what: what.into(), hint: hint.into() }
 }
 
+/// What is wanted, if the archive was asked within the freshness time and all of it is on disk; else `None`, and it is
+/// [`fetch`]'s turn.
+///
+/// Asks nobody, waits for nobody and writes nothing, so that it needs neither a runtime nor the right to write.
+///
+/// # Errors
+/// [`Error::Misuse`], [`Error::Settings`]; [`Error::Catalog`] when the catalog cannot be read.
+pub fn kept(request: &FetchRequest, settings: &Settings) -> Result<Option<Fetched>> {
+    request.check()?;
+    let archive = Archive::new(settings.archive(request.archive.as_deref())?, &settings.node.ae_title);
+    if request.refresh {
+        return Ok(None);
+    }
+    let mut catalog = match Catalog::open_readonly(&settings.images.root) {
+        Err(Error::NotFound { .. }) => return Ok(None),
+        catalog => catalog?,
+    };
+    if !catalog.is_current()? {
+        return Ok(None);
+    }
+    let memory = Memory::new(&mut catalog, &archive.peer());
+    memory.catalog.snapshot(|| {
+        if !refresh::is_fresh(&memory, &request.patient_id, archive.settings().fresh_for_s)? {
+            return Ok(None);
+        }
+        whole_already(memory.catalog, &memory.listing(&request.patient_id)?, request)
+    })
+}
+
 /// Fetches, whole or not at all.
 ///
 /// Its future is not `Send`, since the catalog's connection stays in it: run it by `block_on`. When nothing listens on
@@ -171,12 +201,6 @@ async fn run(
     let archive = Archive::new(settings.archive(request.archive.as_deref())?, &settings.node.ae_title);
     let mut catalog = Catalog::open(&settings.images.root)?;
     let mut memory = Memory::new(&mut catalog, &archive.peer());
-    if !request.refresh && refresh::is_fresh(&memory, &request.patient_id, archive.settings().fresh_for_s)? {
-        let listing = memory.listing(&request.patient_id)?;
-        if let Some(fetched) = whole_already(memory.catalog, &listing, request)? {
-            return Ok(fetched);
-        }
-    }
     let strategy = refresh::strategy(&memory, &archive)?;
     let mut inquiry = Inquiry::new(&archive, strategy, cancel);
     let mut job = Job { request, settings, cancel, progress, inbox: None, moved: 0 };
@@ -242,9 +266,7 @@ pub async fn sessions(
     cancel: &CancellationToken,
 ) -> Result<Vec<ListedSession>> {
     let listing = listing(patient_id, archive, settings, cancel, label.is_some()).await?;
-    let catalog = Catalog::open(&settings.images.root)?;
-    let present = catalog.present(listing.images.iter().map(|i| &i.sop_instance_uid))?;
-    let mut sessions = choice::summarize(&listing, &present);
+    let mut sessions = choice::summarize(&listing);
     sessions.retain(|s| {
         let labelled = label.is_none_or(|l| s.plan_label.as_deref().is_some_and(|have| fits(l, have)));
         labelled && date.is_none_or(|d| s.acquired.is_some_and(|a| a.date() == d))
@@ -265,7 +287,7 @@ async fn listing(
     let mut memory = Memory::new(&mut catalog, &archive.peer());
     let mut inquiry = Inquiry::new(&archive, refresh::strategy(&memory, &archive)?, cancel);
     refresh::ask(&mut memory, &mut inquiry, patient_id).await?;
-    let mut listing = memory.listing(patient_id)?;
+    let mut listing = memory.catalog.snapshot(|| memory.listing(patient_id))?;
     let unlabelled: Vec<ListedPlan> = listing.plans.iter().filter(|p| p.label.is_none()).cloned().collect();
     if labels && !unlabelled.is_empty() {
         let request = FetchRequest { patient_id: patient_id.into(), ..FetchRequest::default() };
@@ -277,7 +299,7 @@ async fn listing(
             inbox.close(cancel).await;
         }
         moved?;
-        listing = memory.listing(patient_id)?;
+        listing = memory.catalog.snapshot(|| memory.listing(patient_id))?;
     }
     inquiry.close().await;
     Ok(listing)
@@ -299,10 +321,8 @@ impl Job<'_> {
         let root = &self.settings.images.root;
         let mut just_asked = self.ask(memory, inquiry, self.request.refresh).await?;
         for _ in 0..ROUNDS_MAX {
-            let listing = memory.listing(&patient_id)?;
-            let on_disk = on_disk(memory.catalog, &listing)?;
-            let choice = choice::choose(&listing, |uid| on_disk.contains(uid), self.request);
-            match choice {
+            let listing = memory.catalog.snapshot(|| memory.listing(&patient_id))?;
+            match choice::choose(&listing, self.request) {
                 Choice::Headers { plans, images } => {
                     self.bring_headers(memory, inquiry, &plans, &images).await?;
                 }
@@ -410,28 +430,15 @@ impl Job<'_> {
     }
 }
 
-/// Which of the listed objects are on disk.
-fn on_disk(catalog: &Catalog, listing: &Listing) -> Result<HashSet<Uid>> {
-    let images = listing.images.iter().map(|i| &i.sop_instance_uid);
-    catalog.present(images.chain(listing.plans.iter().map(|p| &p.plan_uid)))
-}
-
-/// The fast way: everything listed and on disk.
-fn whole_already(
-    catalog: &mut Catalog,
-    listing: &Listing,
-    request: &FetchRequest,
-) -> Result<Option<Fetched>> {
-    let on_disk = on_disk(catalog, listing)?;
-    let Choice::Sessions { sessions, notices } =
-        choice::choose(listing, |uid| on_disk.contains(uid), request)
-    else {
-        return Ok(None);
-    };
-    if sessions.iter().flat_map(|s| &s.images).any(|i| !on_disk.contains(&i.sop_instance_uid)) {
+/// Everything that was chosen, if it is all on disk and filed under the label that the archive lists.
+fn whole_already(catalog: &Catalog, listing: &Listing, request: &FetchRequest) -> Result<Option<Fetched>> {
+    let Choice::Sessions { sessions, notices } = choice::choose(listing, request) else { return Ok(None) };
+    let mut images = sessions.iter().flat_map(|session| &session.images);
+    if !images.all(|image| listing.on_disk.contains(&image.sop_instance_uid))
+        || !untold(catalog, &request.patient_id, &listing.plans, &sessions)?.is_empty()
+    {
         return Ok(None);
     }
-    remember_plans(catalog, &request.patient_id, &listing.plans, &sessions)?;
     hand_out(catalog, &request.patient_id, sessions, notices, 0, 0).map(Some)
 }
 
@@ -442,19 +449,32 @@ fn remember_plans(
     plans: &[ListedPlan],
     sessions: &[ChosenSession],
 ) -> Result<()> {
-    for plan in plans.iter().filter(|p| sessions.iter().any(|s| s.plan_uid == p.plan_uid)) {
-        let Some(label) = plan.label.clone() else { continue };
-        let record = PlanRecord {
-            plan_uid: plan.plan_uid.clone(),
-            patient_id: patient_id.into(),
-            label,
-            dated: plan.dated,
-        };
-        if catalog.plan(&plan.plan_uid)?.is_none_or(|known| known.label != record.label) {
-            catalog.remember_plan(&record)?;
-        }
+    for record in untold(catalog, patient_id, plans, sessions)? {
+        catalog.remember_plan(&record)?;
     }
     Ok(())
+}
+
+/// The plans of these sessions whose label the catalog does not know, or knows otherwise.
+fn untold(
+    catalog: &Catalog,
+    patient_id: &str,
+    plans: &[ListedPlan],
+    sessions: &[ChosenSession],
+) -> Result<Vec<PlanRecord>> {
+    let mut untold = Vec::new();
+    for plan in plans.iter().filter(|p| sessions.iter().any(|s| s.plan_uid == p.plan_uid)) {
+        let Some(label) = plan.label.clone() else { continue };
+        if catalog.plan(&plan.plan_uid)?.is_none_or(|known| known.label != label) {
+            untold.push(PlanRecord {
+                plan_uid: plan.plan_uid.clone(),
+                patient_id: patient_id.into(),
+                label,
+                dated: plan.dated,
+            });
+        }
+    }
+    Ok(untold)
 }
 
 /// The sessions from the catalog, which must hold every image that was chosen.

@@ -1,26 +1,40 @@
-"""Archives to ask, and a node's settings: what tests and benchmarks share. Ports are the system's, places temporary."""
+"""Archives to ask, and a node's settings: what tests and benchmarks share. Ports are free ones, places temporary."""
 
 import contextlib
 import json
 import os
+import random
 import shutil
 import socket
 import subprocess
 import time
 
 DEADLINE_S = 30.0
+# Below the range from which Linux takes ports of outgoing connections, which would take a free one before its peer does.
+PORTS = range(15_000, 32_000)
+
+
+class Ended(AssertionError):
+    """A peer that ended before it listened."""
 
 
 def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+    """A port that nobody listens on at this moment, for programs that cannot choose one themselves."""
+    while True:
+        port = random.choice(PORTS)
+        with socket.socket() as listener:
+            try:
+                listener.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
 
 
 def wait_for_port(port, process, log):
     end = time.monotonic() + DEADLINE_S
     while time.monotonic() < end:
-        assert process.poll() is None, "it ended: " + log.read_text(errors="replace")[-2000:]
+        if process.poll() is not None:
+            raise Ended("it ended: " + log.read_text(errors="replace")[-2000:])
         with socket.socket() as probe:
             probe.settimeout(0.2)
             if probe.connect_ex(("127.0.0.1", port)) == 0:
@@ -98,9 +112,49 @@ def orthanc_running(directory, node):
     """Orthanc as Aria's DB Service: knows our node only."""
     directory.mkdir()
     (directory / "aria.lua").write_text(LUA)
+    try:
+        process, port = orthanc_started(directory, node)
+    except Ended:  # somebody else took its port
+        process, port = orthanc_started(directory, node)
+
+    def load(files):
+        # --scan-directories, --recurse: a directory of files in one association.
+        command = ["storescu", "-aet", "LOADER", "-aec", "ORTHANC", "+sd", "+r", "127.0.0.1", str(port), str(files)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=dict(os.environ, TCP_NODELAY="1"))
+        assert done.returncode == 0, done.stdout.decode()
+
+    try:
+        yield Archive("ORTHANC", port, process, load)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def orthanc_started(directory, node):
+    """The process, once it listens, and its port."""
     port = free_port()
+    (directory / "orthanc.json").write_text(json.dumps(orthanc_settings(directory, node, port)))
+    log = directory / "log"
+    with open(str(log), "wb") as output:
+        process = subprocess.Popen(
+            [orthanc_program(), str(directory / "orthanc.json")],
+            stdout=output,
+            stderr=output,
+            cwd=str(directory),
+            env=dict(os.environ, TCP_NODELAY="1"),
+        )
+    try:
+        wait_for_port(port, process, log)
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+    return process, port
+
+
+def orthanc_settings(directory, node, port):
     modality = {"Host": "127.0.0.1", "AllowEcho": True, "AllowFind": False, "AllowMove": False, "AllowGet": False}
-    settings = {
+    return {
         "StorageDirectory": str(directory / "db"),
         "IndexDirectory": str(directory / "db"),
         "HttpServerEnabled": False,
@@ -124,29 +178,6 @@ def orthanc_running(directory, node):
         "TranscodeDicomProtocol": False,
         "Plugins": [],
     }
-    (directory / "orthanc.json").write_text(json.dumps(settings))
-    log = directory / "log"
-    with open(str(log), "wb") as output:
-        process = subprocess.Popen(
-            [orthanc_program(), str(directory / "orthanc.json")],
-            stdout=output,
-            stderr=output,
-            cwd=str(directory),
-            env=dict(os.environ, TCP_NODELAY="1"),
-        )
-
-    def load(files):
-        # --scan-directories, --recurse: a directory of files in one association.
-        command = ["storescu", "-aet", "LOADER", "-aec", "ORTHANC", "+sd", "+r", "127.0.0.1", str(port), str(files)]
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=dict(os.environ, TCP_NODELAY="1"))
-        assert done.returncode == 0, done.stdout.decode()
-
-    try:
-        wait_for_port(port, process, log)
-        yield Archive("ORTHANC", port, process, load)
-    finally:
-        process.kill()
-        process.wait()
 
 
 class Aria(Archive):

@@ -1,6 +1,6 @@
 """Peers and data of the Python tests: Orthanc as an archive, Winston-Lutz images by pylinac's generator, a node.
 
-Everything lies in temporary directories, ports are chosen by the system, and nothing outside is touched. What is absent
+Everything lies in temporary directories, on free ports, and nothing outside is touched. What is absent
 is said and skipped, unless REQUIRE_PEERS=1.
 """
 

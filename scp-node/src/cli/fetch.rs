@@ -8,7 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{Context, Printer, runtime};
 use crate::error::{Error, Result};
-use crate::fetch::{FetchRequest, Fetched, Step, fetch};
+use crate::fetch::{FetchRequest, Fetched, Step, fetch, kept};
 use crate::names::Uid;
 
 /// Fetches the images of a plan from an archive, and prints the directory where they lie.
@@ -83,13 +83,10 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<ExitCode> {
     let request = args.request()?;
     let printer = context.printer;
     let start = Instant::now();
-    let mut display = Display::new(printer);
-    let fetched = runtime::block_on(context, |cancel| {
-        let (request, display) = (&request, &mut display);
-        async move { fetch(request, context.settings(), &cancel, &mut |step| display.show(&step)).await }
-    });
-    display.clear();
-    let fetched = fetched?;
+    let fetched = match kept(&request, context.settings())? {
+        Some(fetched) => fetched,
+        None => ask(&request, context)?,
+    };
     for notice in &fetched.notices {
         printer.note(format!("note: {notice}"));
     }
@@ -99,6 +96,16 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<ExitCode> {
         printer.line(session.session.directory.display().to_string());
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn ask(request: &FetchRequest, context: &Context) -> Result<Fetched> {
+    let mut display = Display::new(context.printer);
+    let fetched = runtime::block_on(context, |cancel| {
+        let display = &mut display;
+        async move { fetch(request, context.settings(), &cancel, &mut |step| display.show(&step)).await }
+    });
+    display.clear();
+    fetched
 }
 
 /// To stderr, so that standard output holds nothing but directories.

@@ -4,7 +4,7 @@
 //! date, image type and MV/kV are applied to every image, not to the first of a series. What a listing leaves open is
 //! never guessed: the choice then names the objects whose headers must be had first.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 
 use chrono::{NaiveDate, NaiveDateTime};
 
@@ -42,7 +42,8 @@ pub(super) enum Choice {
 }
 
 /// Chooses.
-pub(super) fn choose(listing: &Listing, on_disk: impl Fn(&Uid) -> bool, wish: &FetchRequest) -> Choice {
+pub(super) fn choose(listing: &Listing, wish: &FetchRequest) -> Choice {
+    let on_disk = |uid: &Uid| listing.on_disk.contains(uid);
     let unlabelled: Vec<ListedPlan> = match &wish.plan_uid {
         Some(_) => Vec::new(),
         None => {
@@ -60,7 +61,7 @@ pub(super) fn choose(listing: &Listing, on_disk: impl Fn(&Uid) -> bool, wish: &F
     let mut matching = Vec::new();
     let mut reasons = Reasons::default();
     for image in &listing.images {
-        match judge(image, listing, on_disk(&image.sop_instance_uid), &candidates, wish) {
+        match judge(image, listing, &candidates, wish) {
             Verdict::Matches => matching.push(image),
             Verdict::Open => open.push(image.clone()),
             Verdict::Differs(reason) => reasons.count(reason, image),
@@ -138,14 +139,9 @@ enum Reason {
     UnknownBeam,
 }
 
-fn judge(
-    image: &ListedImage,
-    listing: &Listing,
-    on_disk: bool,
-    candidates: &Candidates,
-    wish: &FetchRequest,
-) -> Verdict {
+fn judge(image: &ListedImage, listing: &Listing, candidates: &Candidates, wish: &FetchRequest) -> Verdict {
     let tells = listing.tells;
+    let on_disk = listing.on_disk.contains(&image.sop_instance_uid);
     let beam = if wish.kv { Beam::Kv } else { Beam::Mv };
     // What is still unknown of an image on disk, the image does not say.
     let can_learn = |told: bool| !told && !on_disk;
@@ -187,12 +183,13 @@ fn judge(
 
 /// Whether an Image Type holds the wanted value, or is exactly the wanted values when several are given, as Aria matches.
 pub fn is_of_type(image_type: &str, wanted: &str) -> bool {
-    let values = |text: &'_ str| text.split('\\').map(|v| v.trim().to_uppercase()).collect::<Vec<_>>();
-    let (have, want) = (values(image_type), values(wanted));
-    match want.as_slice() {
-        [one] => have.contains(one),
-        several => have == several,
+    // A code string has upper-case letters only (PS3.5 §6.2, CS), yet not every archive and user keeps to it.
+    let same = |a: &str, b: &str| a.trim().eq_ignore_ascii_case(b.trim());
+    let (mut have, want) = (image_type.split('\\'), wanted.split('\\'));
+    if !wanted.contains('\\') {
+        return have.any(|value| same(value, wanted));
     }
+    have.clone().count() == want.clone().count() && have.zip(want).all(|(value, wanted)| same(value, wanted))
 }
 
 fn group(images: &[&ListedImage], candidates: &Candidates) -> Vec<ChosenSession> {
@@ -221,7 +218,7 @@ fn group(images: &[&ListedImage], candidates: &Candidates) -> Vec<ChosenSession>
 type SessionKey<'a> = (Option<&'a Uid>, &'a Uid, Option<NaiveDate>);
 
 /// The sessions of a patient, whatever their plan, for a user to look at; newest first.
-pub(super) fn summarize(listing: &Listing, on_disk: &HashSet<Uid>) -> Vec<ListedSession> {
+pub(super) fn summarize(listing: &Listing) -> Vec<ListedSession> {
     let label = |plan: &Uid| listing.plans.iter().find(|p| &p.plan_uid == plan).and_then(|p| p.label.clone());
     let mut groups: BTreeMap<SessionKey<'_>, Vec<&ListedImage>> = BTreeMap::new();
     for image in &listing.images {
@@ -238,7 +235,7 @@ pub(super) fn summarize(listing: &Listing, on_disk: &HashSet<Uid>) -> Vec<Listed
             mv: count(&images, Some(Beam::Mv)),
             kv: count(&images, Some(Beam::Kv)),
             unknown: count(&images, None),
-            on_disk: images.iter().filter(|i| on_disk.contains(&i.sop_instance_uid)).count(),
+            on_disk: images.iter().filter(|i| listing.on_disk.contains(&i.sop_instance_uid)).count(),
         })
         .collect();
     sessions.sort_by(|a, b| (b.acquired, &b.series_uid).cmp(&(a.acquired, &a.series_uid)));

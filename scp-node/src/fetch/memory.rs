@@ -3,7 +3,7 @@
 //! It spares questions, never answers: a listing is used again only while it is fresh, or while the archive's count of a
 //! series' instances is unchanged. It is not rebuilt by a reindex; forgetting it costs one more question.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, NaiveDateTime, Utc};
 use rusqlite::{OptionalExtension, params};
@@ -107,10 +107,11 @@ pub(super) struct Asked {
 /// Everything that an archive has told about one patient.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Listing {
-    pub series: Vec<ListedSeries>,
     pub images: Vec<ListedImage>,
     pub plans: Vec<ListedPlan>,
     pub tells: Tells,
+    /// Which of these images and plans are in the catalog.
+    pub on_disk: HashSet<Uid>,
 }
 
 /// What changed since the last listing.
@@ -195,36 +196,54 @@ impl<'c> Memory<'c> {
         Ok(typed.map(|s| (s.series_uid.clone(), s)).collect())
     }
 
-    /// Everything about the patient, completed by what the objects on disk say about themselves.
+    /// Everything about the patient, completed by what the objects on disk say about themselves; several reads, which
+    /// are to be of one snapshot.
     pub(super) fn listing(&self, patient_id: &str) -> Result<Listing> {
         let key = params![self.archive, patient_id];
         let tells: Option<i64> = self.run(|c| {
             let sql = "SELECT tells FROM archives WHERE archive = ?1";
             c.prepare_cached(sql)?.query_row([&self.archive], |r| r.get(0)).optional()
         })?;
-        let images = self.run(|c| {
+        let mut on_disk = HashSet::new();
+        let mut images = Vec::new();
+        self.run(|c| {
             let sql =
                 "SELECT l.sop_instance_uid, l.study_uid, l.series_uid, coalesce(l.plan_uid, s.plan_uid),
                               coalesce(l.acquired, i.acquired), coalesce(l.image_type, i.image_type),
-                              coalesce(l.beam, i.beam)
+                              coalesce(l.beam, i.beam), i.sop_instance_uid IS NOT NULL
                        FROM listed_images l
                        LEFT JOIN instances i ON i.sop_instance_uid = l.sop_instance_uid
                        LEFT JOIN sessions s ON s.id = i.session_id
                        WHERE l.archive = ?1 AND l.patient_id = ?2";
             let mut statement = c.prepare_cached(sql)?;
-            let rows = statement.query_map(key, image)?;
-            rows.filter_map(Result::transpose).collect::<rusqlite::Result<Vec<_>>>()
+            let mut rows = statement.query(key)?;
+            while let Some(row) = rows.next()? {
+                let Some(image) = image(row)? else { continue };
+                if row.get(7)? {
+                    on_disk.insert(image.sop_instance_uid.clone());
+                }
+                images.push(image);
+            }
+            Ok(())
         })?;
-        let plans = self.run(|c| {
-            let sql = "SELECT l.plan_uid, l.study_uid, l.series_uid, coalesce(l.label, p.label), coalesce(l.dated, p.dated)
+        let mut plans = Vec::new();
+        self.run(|c| {
+            let sql = "SELECT l.plan_uid, l.study_uid, l.series_uid, coalesce(l.label, p.label), coalesce(l.dated, p.dated),
+                              EXISTS (SELECT 1 FROM instances i WHERE i.sop_instance_uid = l.plan_uid)
                        FROM listed_plans l LEFT JOIN plans p ON p.plan_uid = l.plan_uid
                        WHERE l.archive = ?1 AND l.patient_id = ?2";
             let mut statement = c.prepare_cached(sql)?;
-            let rows = statement.query_map(key, plan)?;
-            rows.filter_map(Result::transpose).collect::<rusqlite::Result<Vec<_>>>()
+            let mut rows = statement.query(key)?;
+            while let Some(row) = rows.next()? {
+                let Some(plan) = plan(row)? else { continue };
+                if row.get(5)? {
+                    on_disk.insert(plan.plan_uid.clone());
+                }
+                plans.push(plan);
+            }
+            Ok(())
         })?;
-        let series = self.series(patient_id)?.into_values().collect();
-        Ok(Listing { series, images, plans, tells: Tells::from_bits(tells.unwrap_or(0)) })
+        Ok(Listing { images, plans, tells: Tells::from_bits(tells.unwrap_or(0)), on_disk })
     }
 
     /// Takes over what the archive has told now, all at once.
@@ -335,7 +354,7 @@ fn uid(text: String) -> Option<Uid> {
 }
 
 fn time(text: Option<String>) -> Option<NaiveDateTime> {
-    NaiveDateTime::parse_from_str(&text?, "%Y-%m-%dT%H:%M:%S%.f").ok()
+    text?.parse().ok()
 }
 
 fn beam_text(beam: Beam) -> &'static str {

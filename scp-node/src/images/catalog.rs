@@ -301,6 +301,25 @@ impl Catalog {
         catalog_error(&self.path)(error)
     }
 
+    /// Whether its tables are those of this program; a reader of another version's makes nothing of them.
+    ///
+    /// # Errors
+    /// [`Error::Catalog`]
+    pub fn is_current(&self) -> Result<bool> {
+        let applied = self.connection.pragma_query_value(None, "user_version", |r| r.get::<_, i64>(0));
+        Ok(applied.map_err(|e| self.error(e))? == MIGRATIONS.len() as i64)
+    }
+
+    /// Runs `work`, all of whose reads see one state and share one lock.
+    ///
+    /// # Errors
+    /// Those of `work`; [`Error::Catalog`].
+    pub fn snapshot<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        // Ended by its drop: there is nothing to commit.
+        let _snapshot = self.connection.unchecked_transaction().map_err(|e| self.error(e))?;
+        work()
+    }
+
     /// Which of these instances are in the catalog.
     ///
     /// # Errors
@@ -587,7 +606,7 @@ fn instance(row: &Row<'_>, directory: &Path) -> rusqlite::Result<Instance> {
 }
 
 fn time(text: Option<String>) -> Option<NaiveDateTime> {
-    NaiveDateTime::parse_from_str(&text?, "%Y-%m-%dT%H:%M:%S%.f").ok()
+    text?.parse().ok()
 }
 
 /// How the catalog writes it.
