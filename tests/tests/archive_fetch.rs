@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use dicom_core::header::Header;
 use dicom_object::{InMemDicomObject, open_file};
-use scp_node::fetch::{FetchRequest, Fetched, fetch};
+use scp_node::fetch::{FetchRequest, Fetched, fetch, kept};
 use scp_node::names::AeTitle;
 use scp_node::settings::{ArchiveSettings, Settings};
 use tests::peers::objects::{RtImage, RtPlan, uid};
@@ -116,6 +116,7 @@ async fn the_newest_session_arrives_and_nothing_is_moved_twice(start: Start) {
     site.send(winston_lutz);
     let name = site.archive.name;
     let mut request = FetchRequest::new(PATIENT, "WL_10MV");
+    assert_eq!(kept(&request, &site.settings).unwrap(), None, "{name}: nobody has asked yet");
     let first = site.fetch(&request).await.unwrap();
     let session = first.sessions.first().unwrap();
     assert_eq!(session.instances.len(), 4, "{name}");
@@ -128,8 +129,14 @@ async fn the_newest_session_arrives_and_nothing_is_moved_twice(start: Start) {
     let within_freshness = site.fetch(&request).await.unwrap();
     assert_eq!((within_freshness.moved, within_freshness.queries), (0, 0), "{name}");
     assert_eq!(within_freshness.sessions, first.sessions, "{name}");
+    assert_eq!(kept(&request, &site.settings).unwrap(), Some(within_freshness), "{name}");
+    if name == "Orthanc" {
+        let other = FetchRequest::new(PATIENT, "WL_6FFF");
+        assert_eq!(kept(&other, &site.settings).unwrap(), None, "listed, but not on disk");
+    }
 
     request.refresh = true;
+    assert_eq!(kept(&request, &site.settings).unwrap(), None, "{name}");
     let nothing_missing = site.fetch(&request).await.unwrap();
     assert_eq!(nothing_missing.moved, 0, "{name}");
     if name == "Orthanc" {
