@@ -262,6 +262,25 @@ def test_a_damaged_report_is_drawn_again(tmp_path):
     assert outcome().files is None
 
 
+def test_what_was_not_used_for_keep_days_is_removed_but_not_what_is_used_now(tmp_path, monkeypatch):
+    from qatrack_ext import _analysis
+
+    settings = _analysis.Settings(sys.executable, tmp_path, 60.0, 25.0, 90)
+    places = ["winston_lutz_worker/a", "attached/b", "views/c", "views/used"]
+    long_ago = time.time() - 91 * 86_400
+    for place in places:
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "file").write_text("")
+        os.utime(str(tmp_path / place), (long_ago, long_ago))
+    (tmp_path / "views" / "new").mkdir()
+    (tmp_path / "entry").mkdir()
+    monkeypatch.setattr(_analysis, "_pruned_at", 0.0)
+    job = _analysis.Job("no_worker.py", "pylinac", tmp_path / "views" / "used", ["1.2"], {}, [], False)
+    _analysis._start(job, settings, sys.executable, tmp_path / "entry")
+    _analysis._running.pop(str(tmp_path / "entry")).wait()
+    assert [place for place in places + ["views/new"] if (tmp_path / place).exists()] == ["views/used", "views/new"]
+
+
 def test_what_pylinac_says_reaches_the_user_and_is_not_kept_for_long(today, node, run_python):
     code = series_code(patient="QA_TB_WL", plan="WL_10MV", bb_mm=40.0)
     answer = told(run_python, code)

@@ -251,6 +251,8 @@ def _raise_if_failed(name: str, entry: Path, settings: Settings) -> None:
 
 
 def _start(job: Job, settings: Settings, interpreter: str, entry: Path) -> None:
+    if settings.cache in job.images.parents:
+        _touch(job.images)  # a view of a session, which is in use now
     _prune(settings)
     with _running_lock:
         process = _running.get(str(entry))
@@ -360,7 +362,7 @@ def _prune(settings: Settings) -> None:
         return
     _pruned_at = now
     oldest = now - settings.keep_days * 86_400
-    for pattern in ("winston_lutz_worker/*", "attached/*"):
+    for pattern in ("winston_lutz_worker/*", "attached/*", "views/*"):
         for path in glob(os.path.join(glob_escape(str(settings.cache)), pattern)):
             try:
                 if os.stat(path).st_mtime < oldest:
