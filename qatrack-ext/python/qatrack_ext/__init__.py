@@ -7,10 +7,14 @@ Names are loaded when they are first used: importing this package costs millisec
 every web worker, and neither numpy nor pylinac is imported before something needs it.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, List
+from __future__ import annotations
 
+from importlib import import_module
+
+TYPE_CHECKING = False  # type checkers take it as true; importing typing would be all of this import's cost
 if TYPE_CHECKING:
+    from typing import Any, List
+
     from ._errors import (
         AnalysisError as AnalysisError,
         Error as Error,
