@@ -1,5 +1,11 @@
 //! Simulators, and the tests that cross crates or need a peer.
 
+#[expect(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a clinic that cannot be made fails the test that needs it"
+)]
+pub mod clinic;
 #[expect(clippy::unwrap_used, reason = "a disk that cannot be made fails the test that needs it")]
 pub mod disk;
 #[expect(clippy::unwrap_used, reason = "a node that cannot be started fails the test that needs it")]

@@ -229,22 +229,25 @@ impl State {
     fn steps(&self, entry: &Entry<'_>, context: &Context<'_>) -> Vec<Step> {
         let mut steps = vec![Step { to: self.clone(), unit: None, continues: None, score: 0.0, bonus: 0.0 }];
         for &(number, unit, worth) in &entry.units {
-            if let Some((to, continues, bonus)) = self.take(entry.log, unit, context) {
-                steps.push(Step { to, unit: Some(number), continues, score: worth + bonus, bonus });
+            let rests = (0..self.waiting.len()).filter_map(|place| self.rest(place, unit, context));
+            for rest in std::iter::once(None).chain(rests.map(Some)) {
+                if let Some(to) = self.take(entry.log, unit, rest.as_ref(), context) {
+                    let (continues, bonus) = rest.map_or((None, 0.0), |rest| (Some(rest.from), rest.bonus));
+                    steps.push(Step { to, unit: Some(number), continues, score: worth + bonus, bonus });
+                }
             }
         }
         steps
     }
 
-    /// Whether a unit is the rest, or another part, of what waits of its first field.
-    fn rest(&self, unit: &Unit, context: &Context<'_>) -> Option<Rest> {
+    /// Whether a unit is the rest, or another part, of what waits at a place.
+    fn rest(&self, place: usize, unit: &Unit, context: &Context<'_>) -> Option<Rest> {
         let (&first, &mu) = (unit.rows.first()?, unit.rows_mu.first()?);
-        let place = self.waiting.iter().position(|&(row, ..)| context.field(row) == context.field(first))?;
         let &(row, left, from) = self.waiting.get(place)?;
-        let left = left as f64 / 10.0;
-        if row != first && !unit.begins_with_part() {
+        if context.field(row) != context.field(first) || (row != first && !unit.begins_with_part()) {
             return None;
         }
+        let left = left as f64 / 10.0;
         match unit.as_rest(left) {
             Some(bonus) => {
                 Some(Rest { place, row, from, bonus, left_mu: unit.left_mu.filter(|_| unit.rows.len() > 1) })
@@ -256,16 +259,15 @@ impl State {
         }
     }
 
-    /// The state after a log took a unit; `None` if its rows are gone.
-    fn take(&self, log: usize, unit: &Unit, context: &Context<'_>) -> Option<(State, Option<usize>, f64)> {
+    /// The state after a log took a unit, perhaps as the rest of another log's; `None` if its rows are gone.
+    fn take(&self, log: usize, unit: &Unit, rest: Option<&Rest>, context: &Context<'_>) -> Option<State> {
         let gone = |row: &usize| self.gone.binary_search(row).is_ok();
-        let rest = self.rest(unit, context);
-        let continued = rest.as_ref().map(|rest| rest.row);
+        let continued = rest.map(|rest| rest.row);
         if unit.rows.iter().any(|row| gone(row) && continued != Some(*row)) {
             return None;
         }
         let mut to = self.clone();
-        if let Some(rest) = &rest {
+        if let Some(rest) = rest {
             to.waiting.remove(rest.place);
         }
         for row in &unit.rows {
@@ -275,7 +277,7 @@ impl State {
         }
         to.gone.sort_unstable();
         to.gone.dedup();
-        let left_mu = rest.as_ref().map_or(unit.left_mu, |rest| rest.left_mu);
+        let left_mu = rest.map_or(unit.left_mu, |rest| rest.left_mu);
         if let (Some(left), Some(&row)) = (left_mu, unit.rows.last()) {
             #[expect(
                 clippy::cast_possible_truncation,
@@ -284,7 +286,7 @@ impl State {
             to.waiting.push((row, (left * 10.0).round() as i64, log));
             to.waiting.sort_unstable();
         }
-        Some((to, rest.as_ref().map(|rest| rest.from), rest.map_or(0.0, |rest| rest.bonus)))
+        Some(to)
     }
 
     /// Drops what no later log asks for, so that states that differ in nothing that matters are one.

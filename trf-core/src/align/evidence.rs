@@ -10,6 +10,8 @@ use super::clock;
 use super::types::{AlignOptions, Log, Treatment};
 use chrono::{DateTime, Utc};
 
+/// Less was not delivered.
+const NO_DOSE_MU: f64 = 0.1;
 /// A record that has no row (service mode, a row that was deleted), and a row that might have been its own has no record.
 pub(super) const WITHOUT_ROW: f64 = -5.9;
 /// Rows of a group are created one after the other within this.
@@ -46,6 +48,7 @@ pub(super) struct Row {
     planned_mu: Option<f64>,
     complete: bool,
     beam_on: bool,
+    canceled: bool,
     key: String,
     /// Number of its group, and its place there.
     group: (usize, usize),
@@ -106,7 +109,7 @@ impl Evidence {
         let mut rows: Vec<Row> = treatments
             .iter()
             .enumerate()
-            .filter(|(_, row)| !row.makes_no_record() && (row.beam_on || !row.canceled))
+            .filter(|(_, row)| !row.makes_no_record())
             .map(|(index, row)| Row {
                 index,
                 spans: clock::spans(options.time_zone, row.created_local, row.edited_local)
@@ -117,6 +120,7 @@ impl Evidence {
                 planned_mu: row.meterset_mu.filter(|mu| mu.is_finite() && *mu > 0.0),
                 complete: row.beam_complete,
                 beam_on: row.beam_on,
+                canceled: row.canceled,
                 key: key(&row.field_label, &row.field_name),
                 group: (0, 0),
             })
@@ -204,6 +208,9 @@ impl Evidence {
         /// A record whose dose counter did not restart with each field: only the sum speaks.
         const ONLY_THE_SUM: f64 = -3.0;
         let rows: Vec<&Row> = run.iter().filter_map(|&place| self.rows.get(place)).collect();
+        if rows.iter().any(|row| row.is_unused()) {
+            return None;
+        }
         let planned: Vec<f64> = rows.iter().map(|row| row.planned_mu).collect::<Option<_>>()?;
         let told = log.beams_mu.len() == rows.len();
         let rows_mu = if told { log.beams_mu.clone() } else { shared_out(log.meterset_mu, &planned)? };
@@ -218,7 +225,9 @@ impl Evidence {
             return None;
         }
         let others: f64 = others.iter().map(|field| field.score).sum();
-        let edit = last.spans.iter().find(|(other, _)| (other - create).abs() < 3600.0)?.1;
+        // In the doubled hour, the reading of the last row that goes with that of the first.
+        let apart = |span: &&(f64, f64)| (span.0 - create).abs();
+        let edit = last.spans.iter().min_by(|a, b| apart(a).total_cmp(&apart(b)))?.1;
         Some(Unit {
             rows: run.to_vec(),
             left_mu: last.left_mu(*rows_mu.last()?),
@@ -281,8 +290,6 @@ impl Meterset {
 impl Row {
     /// What a delivered meterset says; `None` if the row cannot have it.
     fn meterset(&self, delivered_mu: f64) -> Option<Meterset> {
-        /// Nothing was delivered.
-        const NO_DOSE_MU: f64 = 0.1;
         /// A part, of a row that says that its beam was not completed.
         const PART: f64 = 0.8;
         /// A part, of a row that says it was.
@@ -291,6 +298,11 @@ impl Row {
         const WHOLE_OF_INCOMPLETE: f64 = -2.3;
         /// Dose, of a row that says that the beam was never on.
         const DOSE_WITHOUT_BEAM: f64 = -5.0;
+        if self.is_unused() {
+            // What was loaded and canceled can have a record, but not one with dose.
+            let no_dose = Meterset { delivered_mu, planned_mu: None, score: 0.0 };
+            return (delivered_mu < NO_DOSE_MU).then_some(no_dose);
+        }
         let Some(planned) = self.planned_mu else {
             return Some(Meterset { delivered_mu, planned_mu: None, score: -1.0 });
         };
@@ -308,8 +320,13 @@ impl Row {
     }
 
     fn left_mu(&self, delivered_mu: f64) -> Option<f64> {
-        let planned = self.planned_mu?;
+        let planned = self.planned_mu.filter(|_| !self.is_unused())?;
         (delivered_mu < planned - tolerance_mu(planned)).then_some(planned - delivered_mu)
+    }
+
+    /// Loaded and canceled before the beam was on.
+    fn is_unused(&self) -> bool {
+        self.canceled && !self.beam_on
     }
 
     /// Its meterset, for whom it does not fit.
