@@ -87,6 +87,10 @@ pub struct Options {
     pub denied: Vec<String>,
     /// Where it falls silent.
     pub stall: Option<Stall>,
+    /// Number and words of the error with which it answers queries on TrackTreatment.
+    pub refusal: Option<(u32, String)>,
+    /// Where it sends those who log in to read, as an availability group does.
+    pub route: Option<SocketAddr>,
 }
 
 impl Options {
@@ -100,6 +104,8 @@ impl Options {
             time_zone: chrono_tz::UTC,
             denied: Vec::new(),
             stall: None,
+            refusal: None,
+            route: None,
         }
     }
 }
@@ -244,8 +250,12 @@ fn answer(wire: &mut Wire, request: &Request, greeting: &Greeting, shared: &Shar
         read_only: greeting.read_only,
         encrypted: wire.is_encrypted(),
     });
-    let is_slow = sql.to_lowercase().contains("tracktreatment");
-    match shared.options.stall.filter(|_| is_slow) {
+    let is_about_treatments = sql.to_lowercase().contains("tracktreatment");
+    if let Some((number, what)) = shared.options.refusal.as_ref().filter(|_| is_about_treatments) {
+        return wire
+            .write_message(&[result::error(*number, 16, what), result::done(true, 0, is_call)].concat());
+    }
+    match shared.options.stall.filter(|_| is_about_treatments) {
         Some(Stall::Query) => return wait_for_end(wire.stream().try_clone()?),
         Some(Stall::Cut) => {
             let answer = sql::run(&shared.rows.lock().unwrap(), sql, parameters, is_call, &shared.options);

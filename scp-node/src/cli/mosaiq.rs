@@ -37,6 +37,23 @@ struct Check {
 
 /// What came out for one site.
 #[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Outcome {
+    Report(Box<Report>),
+    Failed(Failed),
+}
+
+/// Why a site, of several, could not be asked.
+#[derive(Debug, Serialize)]
+struct Failed {
+    site: String,
+    error: String,
+    kind: &'static str,
+    hint: String,
+}
+
+/// What a site's Mosaiq told.
+#[derive(Debug, Serialize)]
 struct Report {
     site: String,
     peer: String,
@@ -81,19 +98,37 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<ExitCode> {
             if sites.is_empty() { vec![site(context.settings(), None)?] } else { sites }
         }
     };
-    let reports = runtime::block_on(context, |cancel| async move {
-        let mut reports = Vec::new();
+    let outcomes = runtime::block_on(context, |cancel| async move {
+        let mut outcomes = Vec::new();
+        let is_only = sites.len() == 1;
         for (site, settings) in sites {
-            reports.push(report(site, settings, check.days, &cancel).await?);
+            outcomes.push(match report(site, settings, check.days, &cancel).await {
+                Ok(report) => Outcome::Report(Box::new(report)),
+                Err(error) if is_only || matches!(error, Error::Cancelled) => return Err(error),
+                // The others are asked all the same.
+                Err(error) => Outcome::Failed(Failed {
+                    site: site.name.clone(),
+                    error: error.to_string(),
+                    kind: error.kind(),
+                    hint: error.hint(),
+                }),
+            });
         }
-        Ok(reports)
+        Ok(outcomes)
     })?;
-    for report in &reports {
-        print(report, check.days, context.printer);
+    for outcome in &outcomes {
+        match outcome {
+            Outcome::Report(report) => print(report, check.days, context.printer),
+            Outcome::Failed(failed) => {
+                context.printer.note(format!("error: site {:?}: {}", failed.site, failed.error));
+                context.printer.note(format!("hint: {}", failed.hint));
+            }
+        }
     }
-    context.printer.json(&reports);
-    let all_well = reports.iter().all(|report| report.problems.is_empty());
-    Ok(if all_well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    context.printer.json(&outcomes);
+    let is_well =
+        |outcome: &Outcome| matches!(outcome, Outcome::Report(report) if report.problems.is_empty());
+    Ok(if outcomes.iter().all(is_well) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn with_mosaiq(settings: &Settings) -> impl Iterator<Item = (&SiteSettings, &MosaiqSettings)> {

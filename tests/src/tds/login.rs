@@ -1,8 +1,9 @@
 //! PRELOGIN and LOGIN7 (MS-TDS §2.2.6.4, §2.2.6.5).
 
 use std::io;
+use std::net::SocketAddr;
 
-use super::wire::{LOGIN7, PRELOGIN, Reader, Wire, b_varchar, text};
+use super::wire::{LOGIN7, PRELOGIN, Reader, Wire, b_varchar, text, us_varchar};
 use super::{Encryption, Options, result, tls};
 
 /// ENCRYPTION of PRELOGIN.
@@ -60,7 +61,8 @@ pub(super) fn greet(wire: &mut Wire, options: &Options) -> io::Result<Option<Gre
         return Ok(None);
     }
     let packet_size = login.packet_size.clamp(512, 32_767);
-    wire.write_message(&welcome(&login, packet_size, &options.database))?;
+    let route = options.route.map(route).unwrap_or_default();
+    wire.write_message(&[route, welcome(&login, packet_size, &options.database)].concat())?;
     wire.set_packet_size(packet_size);
     Ok(Some(Greeting { read_only: login.read_only }))
 }
@@ -123,6 +125,14 @@ impl Login7 {
             read_only: message.get(26)? & READ_ONLY_INTENT != 0,
         })
     }
+}
+
+/// ENVCHANGE 20: go to another server (§2.2.7.9).
+fn route(to: SocketAddr) -> Vec<u8> {
+    let target = [vec![0], to.port().to_le_bytes().to_vec(), us_varchar(&to.ip().to_string())].concat();
+    let length = u16::try_from(target.len()).unwrap().to_le_bytes();
+    let body = [&[20][..], &length, &target, &[0, 0]].concat();
+    [&[0xE3][..], &u16::try_from(body.len()).unwrap().to_le_bytes(), &body].concat()
 }
 
 fn welcome(login: &Login7, packet_size: usize, database: &str) -> Vec<u8> {

@@ -284,6 +284,16 @@ async fn a_named_instance_is_asked_for_its_port() {
 }
 
 #[tokio::test]
+async fn a_server_that_sends_readers_to_its_copy_is_followed() {
+    let copy = TdsServer::start(clinic(), login());
+    let first =
+        TdsServer::start_with(clinic(), Options { route: Some(copy.address()), ..Options::new(login()) });
+    let mut mosaiq = Mosaiq::connect(server(&first)).await.unwrap();
+    assert_eq!(day(&mut mosaiq).await.unwrap().len(), 4);
+    assert!(first.statements().is_empty() && !copy.statements().is_empty());
+}
+
+#[tokio::test]
 async fn the_server_tells_who_it_is_what_we_may_and_what_time_it_has() {
     let options = Options {
         time_zone: chrono_tz::Australia::Sydney,

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
+use rusqlite::Connection;
 use serde_json::Value;
 use tests::node::node_binary;
 use tests::tds::{Options, TdsServer};
@@ -11,6 +12,16 @@ use trf_core::Version;
 use crate::four_sources::insert_field;
 use crate::made;
 use crate::support::{PASSWORD, USER, clinic, login};
+
+/// The clinic, all treated an hour ago.
+fn treated_lately() -> Connection {
+    let rows = clinic();
+    rows.execute_batch(
+        "UPDATE TrackTreatment SET Create_DtTm = strftime('%Y-%m-%d %H:%M:%f', 'now', '-1 hours')",
+    )
+    .unwrap();
+    rows
+}
 
 /// Settings of a site whose Mosaiq is the server; `more` goes into [site.mosaiq].
 fn settings(directory: &Path, tds: &TdsServer, more: &str) {
@@ -36,11 +47,7 @@ fn text(bytes: &[u8]) -> String {
 
 #[test]
 fn check_names_the_server_and_is_content() {
-    let rows = clinic();
-    rows.execute_batch(
-        "UPDATE TrackTreatment SET Create_DtTm = strftime('%Y-%m-%d %H:%M:%f', 'now', '-1 hours')",
-    )
-    .unwrap();
+    let rows = treated_lately();
     let tds = TdsServer::start(rows, login());
     let directory = tempfile::tempdir().unwrap();
     settings(directory.path(), &tds, "time_zone = 'UTC'");
@@ -64,14 +71,14 @@ fn check_names_the_server_and_is_content() {
 
 #[test]
 fn check_tells_a_wrong_zone_a_missing_right_and_an_unknown_machine() {
-    let tds = TdsServer::start(clinic(), login());
+    let tds = TdsServer::start(treated_lately(), login());
     let directory = tempfile::tempdir().unwrap();
     settings(directory.path(), &tds, "time_zone = 'Asia/Kathmandu'");
     let config = directory.path().join("config.toml");
     let changed =
         std::fs::read_to_string(&config).unwrap().replace("mosaiq_name = '2619'", "mosaiq_name = '2691'");
     std::fs::write(&config, changed).unwrap();
-    let output = scp_node(directory.path(), &["--json", "mosaiq", "check", "--days", "366"]);
+    let output = scp_node(directory.path(), &["--json", "mosaiq", "check"]);
     assert_eq!(output.status.code(), Some(1));
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     let report = &report[0];
@@ -83,7 +90,7 @@ fn check_tells_a_wrong_zone_a_missing_right_and_an_unknown_machine() {
     assert_eq!(report["others"], serde_json::json!(["2619"]));
 
     let denying = Options { denied: vec!["Patient".into()], ..Options::new(login()) };
-    let tds = TdsServer::start_with(clinic(), denying);
+    let tds = TdsServer::start_with(treated_lately(), denying);
     settings(directory.path(), &tds, "time_zone = 'UTC'");
     let output = scp_node(directory.path(), &["mosaiq", "check"]);
     assert_eq!(output.status.code(), Some(1));
@@ -95,8 +102,35 @@ fn check_tells_a_wrong_zone_a_missing_right_and_an_unknown_machine() {
 }
 
 #[test]
+fn of_several_sites_one_that_is_down_does_not_hide_the_others() {
+    let tds = TdsServer::start(treated_lately(), login());
+    let directory = tempfile::tempdir().unwrap();
+    settings(directory.path(), &tds, "time_zone = 'UTC'");
+    let config = directory.path().join("config.toml");
+    let north = std::fs::read_to_string(&config).unwrap();
+    let down = north
+        .replace("North", "South")
+        .replace(&tds.port().to_string(), &tests::peers::free_port().to_string());
+    std::fs::write(&config, format!("{down}\n{north}")).unwrap();
+    let output = scp_node(directory.path(), &["--json", "mosaiq", "check"]);
+    assert_eq!(output.status.code(), Some(1));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        (report[0]["site"].as_str(), report[0]["kind"].as_str()),
+        (Some("South"), Some("unreachable"))
+    );
+    assert_eq!((report[1]["site"].as_str(), &report[1]["problems"]), (Some("North"), &serde_json::json!([])));
+    let output = scp_node(directory.path(), &["trf", "check", "x.trf", "--mosaiq", "1"]);
+    assert!(
+        text(&output.stderr).contains("choose one with --site: South, North"),
+        "{}",
+        text(&output.stderr)
+    );
+}
+
+#[test]
 fn check_without_a_mosaiq_and_with_a_wrong_password_says_what_to_do() {
-    let tds = TdsServer::start(clinic(), login());
+    let tds = TdsServer::start(treated_lately(), login());
     let directory = tempfile::tempdir().unwrap();
     std::fs::write(directory.path().join("config.toml"), "").unwrap();
     let output = scp_node(directory.path(), &["mosaiq", "check"]);
@@ -124,6 +158,26 @@ fn check_without_a_mosaiq_and_with_a_wrong_password_says_what_to_do() {
         let output = scp_node(directory.path(), arguments);
         let all = text(&output.stdout) + &text(&output.stderr);
         assert!(!all.contains("tr0ub4dor"), "{arguments:?}: {all}");
+    }
+}
+
+/// SQL Server quotes values in its errors, and tiberius logs errors as they come.
+#[test]
+fn what_the_server_says_is_in_no_log_at_any_level() {
+    let words =
+        "Conversion failed when converting the nvarchar value 'Doe, John' to data type int.".to_owned();
+    let options = Options { refusal: Some((245, words)), ..Options::new(login()) };
+    let tds = TdsServer::start_with(treated_lately(), options);
+    let directory = tempfile::tempdir().unwrap();
+    settings(directory.path(), &tds, "time_zone = 'UTC'");
+    for level in ["info", "trace", "tiberius=trace"] {
+        let log = format!("log.level={level}");
+        let output = scp_node(directory.path(), &["--set", &log, "mosaiq", "check"]);
+        let all = text(&output.stdout) + &text(&output.stderr);
+        assert!(all.contains("it refused the query with error 245"), "{all}");
+        for secret in ["Doe", "John", "nvarchar", PASSWORD] {
+            assert!(!all.contains(secret), "{level} tells {secret}: {all}");
+        }
     }
 }
 
