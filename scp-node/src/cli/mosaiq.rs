@@ -1,11 +1,13 @@
 //! `mosaiq check`: can we ask Mosaiq, does its clock show what the settings say, and does it know our machines?
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use chrono::{NaiveDateTime, Offset, TimeDelta, TimeZone, Utc};
 use clap::Subcommand;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
+use trf_core::index::{ClockDay, Index};
 use trf_core::mosaiq::{About, Activity, Machine, Mosaiq};
 
 use super::{Context, Printer, runtime};
@@ -87,6 +89,8 @@ struct MachineReport {
     in_mosaiq: String,
     staff: Vec<Machine>,
     activity: Option<Activity>,
+    /// The linac's clock less the server's, from the newest day with matched records.
+    clock: Option<ClockDay>,
 }
 
 pub(super) fn run(args: &Args, context: &Context) -> Result<ExitCode> {
@@ -98,7 +102,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<ExitCode> {
             if sites.is_empty() { vec![site(context.settings(), None)?] } else { sites }
         }
     };
-    let outcomes = runtime::block_on(context, |cancel| async move {
+    let mut outcomes = runtime::block_on(context, |cancel| async move {
         let mut outcomes = Vec::new();
         let is_only = sites.len() == 1;
         for (site, settings) in sites {
@@ -116,6 +120,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<ExitCode> {
         }
         Ok(outcomes)
     })?;
+    compare_clocks(&context.settings().trf.root, &mut outcomes);
     for outcome in &outcomes {
         match outcome {
             Outcome::Report(report) => print(report, check.days, context.printer),
@@ -274,12 +279,24 @@ async fn machines(
     Ok(())
 }
 
+/// What the index knows about the linacs' clocks; a site that has none yet is no error.
+fn compare_clocks(root: &Path, outcomes: &mut [Outcome]) {
+    let Ok(index) = Index::open_read_only(root) else { return };
+    for outcome in outcomes {
+        let Outcome::Report(report) = outcome else { continue };
+        for machine in &mut report.machines {
+            machine.clock = index.newest_drift(&machine.name).ok().flatten();
+        }
+    }
+}
+
 fn machine(linac: &LinacSettings) -> MachineReport {
     MachineReport {
         name: linac.name.clone(),
         in_mosaiq: linac.in_mosaiq().to_owned(),
         staff: Vec::new(),
         activity: None,
+        clock: None,
     }
 }
 
@@ -318,7 +335,13 @@ fn print(report: &Report, days: u16, printer: Printer) {
             }
             None => "not known".into(),
         };
-        printer.line(format!("  machine   {}: {seen}", machine.name));
+        let clock = machine.clock.map_or_else(String::new, |clock| {
+            format!(
+                "; its clock {:+.1} s against the server's on {} (±{:.1} s, {} records)",
+                clock.seconds, clock.day, clock.spread_s, clock.n_pairs
+            )
+        });
+        printer.line(format!("  machine   {}: {seen}{clock}", machine.name));
     }
     if !report.others.is_empty() {
         printer.line(format!("  others    {}", report.others.join(", ")));

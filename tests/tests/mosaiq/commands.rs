@@ -8,6 +8,7 @@ use serde_json::Value;
 use tests::node::node_binary;
 use tests::tds::{Options, TdsServer};
 use trf_core::Version;
+use trf_core::index::{ClockDay, Index};
 
 use crate::four_sources::insert_field;
 use crate::made;
@@ -51,7 +52,12 @@ fn check_names_the_server_and_is_content() {
     let tds = TdsServer::start(rows, login());
     let directory = tempfile::tempdir().unwrap();
     settings(directory.path(), &tds, "time_zone = 'UTC'");
-    let output = scp_node(directory.path(), &["mosaiq", "check"]);
+    let root = directory.path().join("trf");
+    let day = chrono::NaiveDate::from_ymd_opt(2026, 3, 2).unwrap();
+    let clock = ClockDay { day, seconds: 467.3, spread_s: 1.5, n_pairs: 31 };
+    Index::open(&root).unwrap().set_drift("4299", &clock).unwrap();
+    let output =
+        scp_node(directory.path(), &["--set", &format!("trf.root={}", root.display()), "mosaiq", "check"]);
     let (out, err) = (text(&output.stdout), text(&output.stderr));
     assert!(output.status.success(), "{out}{err}");
     for line in [
@@ -61,6 +67,7 @@ fn check_names_the_server_and_is_content() {
         "reads     TrackTreatment, TxField, TxFieldPoint, Ident, Patient, Staff",
         "time      +00:00 from UTC; UTC is +00:00",
         "machine   4299: 7 treatments in the last 7 days, the last at ",
+        "; its clock +467.3 s against the server's on 2026-03-02 (±1.5 s, 31 records)",
         "machine   B: 1 treatments",
     ] {
         assert!(out.contains(line), "{line}\n{out}");
