@@ -82,7 +82,7 @@ pub enum Trust {
 /// Who logs in. `Debug` does not show the password.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Login {
-    /// A login of SQL Server.
+    /// A login of SQL Server; on Windows also an account, `DOMAIN\user`.
     Password {
         /// Its name.
         user: String,

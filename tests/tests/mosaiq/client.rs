@@ -155,6 +155,16 @@ async fn every_refusal_is_one_sentence_with_a_hint() {
             "the login \"reader\" is refused",
             "locked",
         ),
+        #[cfg(not(windows))]
+        (
+            "Windows account",
+            Server {
+                login: client_side::Login::Password { user: "HOSPITAL\\reader".into(), password: "x".into() },
+                ..server(&plain)
+            },
+            "with a Windows account from another system",
+            "login of the SQL Server itself",
+        ),
         (
             "wrong database",
             Server { database: "MOSIAQ".into(), ..server(&plain) },

@@ -215,6 +215,7 @@ fn config(server: &Server) -> Result<Config> {
         Trust::Any => config.trust_cert(),
     }
     config.authentication(match &server.login {
+        Login::Password { user, password } if user.contains('\\') => windows_account(user, password)?,
         Login::Password { user, password } => AuthMethod::sql_server(user, password),
         Login::Integrated => integrated()?,
     });
@@ -229,6 +230,18 @@ fn config(server: &Server) -> Result<Config> {
 #[cfg(windows)]
 fn integrated() -> Result<AuthMethod> {
     Ok(AuthMethod::Integrated)
+}
+
+/// `DOMAIN\user` and its password.
+#[cfg(windows)]
+fn windows_account(user: &str, password: &str) -> Result<AuthMethod> {
+    Ok(AuthMethod::windows(user, password))
+}
+
+#[cfg(not(windows))]
+fn windows_account(_: &str, _: &str) -> Result<AuthMethod> {
+    Err(Error::unsupported("logging in to Mosaiq with a Windows account from another system")
+        .with_hint("name a login of the SQL Server itself, or run this program on Windows"))
 }
 
 #[cfg(not(windows))]
