@@ -147,6 +147,8 @@ async fn every_refusal_is_one_sentence_with_a_hint() {
     });
     let closed = tests::peers::free_port();
     let short = Duration::from_millis(400);
+    // A name server that is not there takes its time.
+    let patient = Duration::from_secs(60);
     let wrong_login = client_side::Login::Password { user: USER.into(), password: "tr0ub4dor".into() };
     let mut cases: Vec<(&str, Server, &str, &str)> = vec![
         (
@@ -169,7 +171,7 @@ async fn every_refusal_is_one_sentence_with_a_hint() {
         ),
         (
             "unknown host",
-            Server { host: "no-such-host.invalid".into(), ..server(&plain) },
+            Server { host: "no-such-host.invalid".into(), connect_timeout: patient, ..server(&plain) },
             "no host has this name",
             "site.mosaiq.host",
         ),
@@ -235,7 +237,7 @@ async fn every_refusal_is_one_sentence_with_a_hint() {
         for secret in [PASSWORD, "tr0ub4dor", "O'Hara", "PHY-1"] {
             assert!(!all.contains(secret), "{name} tells {secret}: {all}");
         }
-        assert!(started.elapsed() < Duration::from_secs(30), "{name} took {:?}", started.elapsed());
+        assert!(started.elapsed() < Duration::from_secs(90), "{name} took {:?}", started.elapsed());
     }
 }
 
