@@ -353,6 +353,7 @@ mod tests {
             ("[node]\nae_title = 'SEVENTEEN_LETTERS'", "node.ae_title", "AE title"),
             ("[images]\ndurability = 'none'", "images.durability", "full"),
             ("[trf]\nwarn_after_days = 8", "trf.warn_after_days", "between 1 and 7"),
+            ("[trf]\nsync_at = ['5h30']", "trf.sync_at", "such as 05:30"),
             ("[trf]\nafter_extract = 'burn'", "trf.after_extract", "move"),
             (
                 "[[site]]\n[[site.linac]]\nname = 'a'\nnss_path = '/a'\nnss_host = 'b'",

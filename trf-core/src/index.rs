@@ -11,6 +11,7 @@ mod entry;
 mod filing;
 mod find;
 pub mod layout;
+mod plain;
 mod pymedphys;
 mod repair;
 mod review;
@@ -28,6 +29,7 @@ pub use drift::ClockDay;
 pub use entry::{Candidate, Entry, FIELD_TYPES, Facts, FileFacts, Part, SHORT, State, Treated, field_type};
 pub use filing::{Filed, Filing};
 pub use find::{Counts, Query};
+pub use plain::Plain;
 pub use pymedphys::{Exported, Imported};
 pub use repair::Repaired;
 

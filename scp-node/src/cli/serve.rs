@@ -10,7 +10,7 @@ use super::{Context, logging};
 use crate::error::{Error, Result};
 use crate::images::{Catalog, Store};
 use crate::scu::resolver;
-use crate::{hooks, icom, scp, web};
+use crate::{hooks, icom, scp, trf, web};
 
 /// Runs the service: receives what the archive and others send, until Ctrl-C or a stop from the system.
 ///
@@ -70,6 +70,7 @@ async fn serve(context: &Context) -> Result<()> {
     ));
     let listening = icom::IcomHandle::default();
     tasks.spawn(linacs(settings.listener(), listening.clone(), board.clone(), shutdown.clone()));
+    tasks.spawn(trf::schedule::run(settings.clone(), board.clone(), shutdown.clone()));
     let receiver = Arc::<scp::Counters>::default();
     if let Some(pages) = pages {
         let watched = web::Watched {

@@ -1,8 +1,10 @@
-//! `trf info|to-csv|to-parquet|check|to-dicom|fetch|extract`: the linac's log files as a person, a spreadsheet or a script reads them.
+//! `trf info|to-csv|to-parquet|check|to-dicom|fetch|extract|index|sync|find|review`: the linac's log files as a person, a spreadsheet or a script reads them.
 
 mod check;
 mod collect;
 mod files;
+mod find;
+mod index;
 mod info;
 mod to_dicom;
 
@@ -62,6 +64,14 @@ enum Action {
     ToDicom(to_dicom::Args),
     /// Copies new diagnostics zips from the linacs' shares, resumable and verified.
     Fetch(collect::Args),
+    /// Finds out whose records those are that were extracted, and files them by patient and field.
+    Index(index::IndexArgs),
+    /// Fetches, extracts and indexes, as the service does at the times of trf.sync_at.
+    Sync(index::Args),
+    /// Finds records by patient, field, machine, day or plan.
+    Find(find::FindArgs),
+    /// Lists the records that could be more than one treatment, and takes the decision.
+    Review(find::ReviewArgs),
     /// Takes the records out of the zips that were fetched or put into `diagnostics/to_be_indexed/LINAC`.
     Extract(collect::Args),
 }
@@ -133,6 +143,10 @@ pub(super) fn run(
 ) -> crate::Result<ExitCode> {
     Ok(match &args.action {
         Action::Fetch(args) => collect::run(args, Steps::Fetch, &context()?)?,
+        Action::Index(args) => index::run(args, &context()?)?,
+        Action::Sync(args) => index::run_sync(args, &context()?)?,
+        Action::Find(args) => find::run(args, &context()?)?,
+        Action::Review(args) => find::review(args, &context()?)?,
         Action::Extract(args) => collect::run(args, Steps::Extract, &context()?)?,
         Action::Info { files, brief, columns } => info::run(files, *brief, *columns, printer),
         Action::ToCsv { files, out, dialect } => {

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use chrono::NaiveTime;
 use serde::{Deserialize, Serialize};
 
 use super::{home, seconds, wrong};
@@ -17,6 +18,8 @@ pub struct TrfSettings {
     pub zips: String,
     /// What becomes of a zip whose records were taken out and verified.
     pub after_extract: AfterExtract,
+    /// Times of day, on this computer's clock, at which the service fetches and indexes, such as `["05:30", "13:00"]`; empty: never.
+    pub sync_at: Vec<String>,
     /// Bytes that must stay free on the disk.
     pub keep_free_bytes: u64,
     /// Day without a fetch from which it is a warning; the linac keeps its zips for eight.
@@ -41,12 +44,17 @@ pub enum AfterExtract {
     Remove,
 }
 
+fn time_of_day(text: &str) -> Option<NaiveTime> {
+    NaiveTime::parse_from_str(text.trim(), "%H:%M").ok()
+}
+
 impl Default for TrfSettings {
     fn default() -> Self {
         Self {
             root: home().join("trf"),
             zips: "SDD*.zip".into(),
             after_extract: AfterExtract::Move,
+            sync_at: vec!["05:30".into()],
             keep_free_bytes: 1 << 30,
             warn_after_days: 4,
             at_once: 4,
@@ -57,6 +65,11 @@ impl Default for TrfSettings {
 }
 
 impl TrfSettings {
+    /// [`TrfSettings::sync_at`] as times; what is none was refused by the check.
+    pub fn sync_times(&self) -> Vec<NaiveTime> {
+        self.sync_at.iter().filter_map(|text| time_of_day(text)).collect()
+    }
+
     pub(super) fn check(&self) -> Result<()> {
         if !self.root.is_absolute() {
             return Err(wrong("trf.root", format!("`{}` is not an absolute path", self.root.display())));
@@ -64,6 +77,9 @@ impl TrfSettings {
         if self.zips.trim().is_empty() || self.zips.contains(['/', '\\']) {
             let what = format!("`{}` is no pattern of file names: give one such as SDD*.zip", self.zips);
             return Err(wrong("trf.zips", what));
+        }
+        if let Some(text) = self.sync_at.iter().find(|text| time_of_day(text).is_none()) {
+            return Err(wrong("trf.sync_at", format!("`{text}` is no time of day such as 05:30")));
         }
         if !(1..=7).contains(&self.warn_after_days) {
             let what = format!(

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, NaiveDateTime, Utc};
 use serde::Serialize;
 
 use crate::error::{Error, Result};
@@ -38,6 +38,18 @@ pub fn keep(root: &Path, what: &str, started: DateTime<Utc>, report: &impl Seria
     Ok(path)
 }
 
+/// When the newest run of this command began, as its report's name says.
+pub fn newest(root: &Path, what: &str) -> Option<DateTime<Utc>> {
+    let ending = format!("_{what}-");
+    let names = std::fs::read_dir(root.join("reports")).ok()?.flatten();
+    let started = names.filter_map(|entry| {
+        let name = entry.file_name().into_string().ok()?;
+        let (time, _) = name.strip_suffix(".json")?.split_once(&ending)?;
+        Some(NaiveDateTime::parse_from_str(time, "%Y-%m-%dT%H%M%SZ").ok()?.and_utc())
+    });
+    started.max()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -54,6 +66,8 @@ mod tests {
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
             .collect();
         names.sort();
+        let last = DateTime::<Utc>::UNIX_EPOCH + chrono::TimeDelta::seconds(KEPT as i64 + 2);
+        assert_eq!((newest(dir.path(), "fetch"), newest(dir.path(), "sync")), (Some(last), None));
         assert_eq!(names.len(), KEPT);
         assert!(names[0].starts_with("1970-01-01T000003Z_fetch-"), "{}", names[0]);
     }

@@ -1,13 +1,15 @@
 //! Asking the index: each question is served by one of its keys, newest first.
 
-use chrono::{DateTime, Duration, NaiveDate, NaiveDateTime, Utc};
+use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
+use dicom_dictionary_std::tags;
+use dicom_object::InMemDicomObject;
 use rusqlite::types::Value;
 use rusqlite::{Connection, params_from_iter};
 use serde::Serialize;
 
 use super::entry::{Entry, State, unhex};
 use super::{Index, filing, rows};
-use crate::{Error, Result};
+use crate::{Error, Result, RtPlan};
 
 /// Shortest beginning of a SHA-256 that names a record.
 const SHORTEST_NAME: usize = 6;
@@ -35,6 +37,34 @@ pub struct Query {
     pub near: Option<NaiveDateTime>,
     /// At most so many, newest first; 0 is all.
     pub limit: usize,
+}
+
+impl Query {
+    /// Asks for the patient and the beams of a plan.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] when the plan names no patient or no beam.
+    pub fn of_plan(&mut self, plan: &RtPlan) -> Result<()> {
+        let data_set = plan.dataset();
+        let text = |item: &InMemDicomObject, tag| {
+            let text = item.get(tag)?.to_str().ok()?;
+            let text = text.trim_matches([' ', '\0']);
+            (!text.is_empty()).then(|| text.to_owned())
+        };
+        let lacks = |what| Error::malformed("RT Plan", 0, what, "none");
+        self.patient_id =
+            Some(text(data_set, tags::PATIENT_ID).ok_or_else(|| lacks("a Patient ID (0010,0020)"))?);
+        // Monaco writes the field's label as Beam Name and its name as Beam Description; others the name alone.
+        let beams =
+            data_set.get(tags::BEAM_SEQUENCE).and_then(|sequence| sequence.items()).unwrap_or_default();
+        let names = beams
+            .iter()
+            .flat_map(|beam| [tags::BEAM_NAME, tags::BEAM_DESCRIPTION].map(|tag| text(beam, tag)));
+        self.field_among = names.flatten().collect();
+        self.field_among.sort();
+        self.field_among.dedup();
+        if self.field_among.is_empty() { Err(lacks("a Beam Name (300A,00C2)")) } else { Ok(()) }
+    }
 }
 
 /// How many records stand where.
@@ -74,7 +104,8 @@ impl Index {
             }
         }
         if let Some(near) = query.near {
-            found.sort_by_key(|(_, entry)| distance(entry, near));
+            let distance = |entry: &Entry| entry.distance_s(near).unwrap_or(f64::INFINITY);
+            found.sort_by(|(_, a), (_, b)| distance(a).total_cmp(&distance(b)));
             found.truncate(1);
         }
         found.sort_by(|(a_id, a), (b_id, b)| (local(b), b_id).cmp(&(local(a), a_id)));
@@ -319,11 +350,4 @@ fn own_conditions(query: &Query) -> Vec<Condition> {
 
 fn local(entry: &Entry) -> Option<NaiveDateTime> {
     entry.facts.as_ref().map(|facts| facts.local_time)
-}
-
-/// How far a time is from a record; 0 while it ran.
-fn distance(entry: &Entry, near: NaiveDateTime) -> Duration {
-    let Some(facts) = &entry.facts else { return Duration::MAX };
-    let start = facts.local_time - (facts.end_utc - facts.start_utc);
-    (start - near).max(near - facts.local_time).max(Duration::zero())
 }

@@ -18,7 +18,7 @@ pub struct Repaired {
     pub undone: usize,
     /// Files whose row was written but whose move a power cut had undone: moved again.
     pub moved_again: usize,
-    /// Paths, relative to the root, of files that are neither where they were nor where they should be.
+    /// Short names of records whose file is neither where it was nor where it should be; a path would name the patient.
     pub vanished: Vec<String>,
 }
 
@@ -64,7 +64,7 @@ impl Index {
                     repaired.moved_again += 1;
                 }
                 (false, false) if left.from.exists() => repaired.undone += 1,
-                (_, false) => repaired.vanished.push(left.entry.path.clone()),
+                (_, false) => repaired.vanished.push(left.entry.short().to_owned()),
             }
             if arrived && left.from != to && disk::holds(&left.from, &left.entry.sha256, left.entry.bytes)? {
                 std::fs::remove_file(&left.from).map_err(|e| Error::io(&left.from, e))?;
