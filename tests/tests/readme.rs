@@ -106,7 +106,7 @@ fn every_command_of_the_readme_works_as_it_stands_there() {
     let text = format!(
         "[node]\nbind = '127.0.0.1'\nport = {port}\n[images]\nroot = '{}'\nkeep_free_bytes = 0\n\
          [[archive]]\nname = 'aria'\nae_title = 'ARIA_DB'\nhost = '127.0.0.1'\nport = {}\n\
-         [trf]\nroot = '{}'\nkeep_free_bytes = 0\n\
+         [trf]\nroot = '{}'\nkeep_free_bytes = 0\nsync_at = []\n\
          [[site]]\nname = 'main'\n[[site.linac]]\nname = '4299'\nnss_path = '{}'\n",
         root.display(),
         aria.address().port(),
