@@ -161,8 +161,9 @@ fn a_cut_connection_is_taken_up_where_it_was_cut() {
 fn a_share_that_goes_away_costs_nothing_that_was_copied() {
     let Some(site) = Site::start() else { return };
     let whole = zip(1, 40_000_000);
-    site.put("SDD+1.zip", &whole);
+    // The oldest goes first.
     site.put("SDD+0.zip", &zip(2, 100_000));
+    site.put("SDD+1.zip", &whole);
     let tunnel = Arc::new(Tunnel::to(site.samba.port()));
     tunnel.cut_after(20_000_000);
     let cut = Arc::clone(&tunnel);
