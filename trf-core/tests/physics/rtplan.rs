@@ -300,6 +300,13 @@ fn what_is_not_an_rt_plan_is_refused_with_a_hint() {
     let error = RtPlan::from_bytes(&bytes).unwrap_err();
     assert!(error.to_string().contains(uids::RT_IMAGE_STORAGE), "{error}");
     assert!(error.hint().contains("RT Plan"));
+    let file = crate::made::plan(&[(1, &crate::made::sliding_window(4, 0.0, 0.0, 1.0))], &["ASYMY"]);
+    let explicit = file.windows(20).position(|bytes| bytes == b"1.2.840.10008.1.2.1\0").unwrap();
+    let mut deflated = file.clone();
+    deflated[explicit..explicit + 20].copy_from_slice(b"1.2.840.10008.1.2.9\0");
+    let error = RtPlan::from_bytes(&deflated).unwrap_err();
+    assert!(matches!(error, trf_core::Error::Unsupported { .. }), "{error}");
+    assert!(error.hint().contains("Little Endian"), "{}", error.hint());
 }
 
 #[test]
@@ -386,4 +393,24 @@ fn pydicom_reads_written_plans_without_a_warning() {
     }
     let seen = peer::run(&python, PYDICOM, &paths);
     assert_eq!(seen.lines().filter(|line| line.starts_with("read")).count(), paths.len(), "{seen}");
+}
+
+#[test]
+fn dciodvfy_has_nothing_against_written_plans_that_it_has_not_against_their_templates() {
+    let Some(root) = data::root() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let file = |name: &str, plan: &RtPlan| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, plan.to_bytes().unwrap()).unwrap();
+        path
+    };
+    let arc = RtPlan::open(root.join("plans/tiny_vmat.dcm")).unwrap();
+    let record = data::record(&root, "sim_tinyvmat_v1");
+    let arc = ("arc".to_owned(), Delivery::from_record(&record, MetersetSource::RawCounter).unwrap(), arc);
+    for (name, delivery, template) in cases(&root).into_iter().chain([arc]) {
+        let plan = template.with_delivery(&delivery, None, &WriteOptions::default()).unwrap();
+        let Some(before) = peer::dciodvfy(&file("template.dcm", &template)) else { return };
+        let Some(after) = peer::dciodvfy(&file("written.dcm", &plan)) else { return };
+        assert!(after.is_subset(&before), "{name}: {:#?}", after.difference(&before));
+    }
 }
