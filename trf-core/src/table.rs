@@ -75,15 +75,20 @@ impl Record {
         let start = version.prefix_bytes() + group * COLUMNS_PER_GROUP * version.value_bytes();
         let mut columns: Vec<_> = values.chunks_exact_mut(self.n_rows()).zip(rules).collect();
         let row_bytes = self.header().row_bytes();
+        let mut tile: Tile = [[0; ROWS_PER_BLOCK]; COLUMNS_PER_GROUP];
         let mut first = 0;
         for block in self.rows().chunks(ROWS_PER_BLOCK * row_bytes) {
-            let n = block.len() / row_bytes.max(1);
-            for (offset, (column, rule)) in columns.iter_mut().enumerate() {
-                let Some(out) = column.get_mut(first..first + n) else { continue };
-                let at = start + offset * version.value_bytes();
+            for (at, row) in block.chunks_exact(row_bytes).enumerate() {
+                let values = row.get(start..).unwrap_or_default();
                 match version {
-                    Version::V4 => decode::<4>(block, row_bytes, at, out, **rule, i32::from_le_bytes),
-                    _ => decode::<2>(block, row_bytes, at, out, **rule, |b| i16::from_le_bytes(b).into()),
+                    Version::V4 => turn(&mut tile, at, values.as_chunks().0, i32::from_le_bytes),
+                    _ => turn(&mut tile, at, values.as_chunks().0, |b| i16::from_le_bytes(b).into()),
+                }
+            }
+            let n = block.len() / row_bytes.max(1);
+            for ((column, rule), raw) in columns.iter_mut().zip(&tile) {
+                if let Some(out) = column.get_mut(first..first + n) {
+                    apply(**rule, raw, out);
                 }
             }
             first += n;
@@ -93,22 +98,62 @@ impl Record {
 
 /// 32 columns of 16 bits are one cache line of a row.
 const COLUMNS_PER_GROUP: usize = 32;
-/// 64 rows of 32 columns are 64 cache lines, well inside the first-level cache.
+/// 64 rows of 32 columns are 64 cache lines, and as a tile 8 kB: well inside the first-level cache.
 const ROWS_PER_BLOCK: usize = 64;
+/// A block's integers, column by column.
+type Tile = [[i32; ROWS_PER_BLOCK]; COLUMNS_PER_GROUP];
 
-/// Decodes the value at byte `at` of each row of `block` into `out`.
-fn decode<const N: usize>(
-    block: &[u8],
-    row_bytes: usize,
-    at: usize,
-    out: &mut [f64],
-    rule: Rule,
-    read: impl Fn([u8; N]) -> i32,
-) {
-    let rows = block.chunks_exact(row_bytes);
-    for (value, row) in out.iter_mut().zip(rows) {
-        if let Some(bytes) = row.get(at..).and_then(|b| b.first_chunk()) {
-            *value = rule.apply(read(*bytes));
+/// Writes the row `at` of a block into the tile.
+fn turn<const N: usize>(tile: &mut Tile, at: usize, row: &[[u8; N]], read: impl Fn([u8; N]) -> i32) {
+    for (column, bytes) in tile.iter_mut().zip(row) {
+        if let Some(value) = column.get_mut(at) {
+            *value = read(*bytes);
+        }
+    }
+}
+
+/// As [`Rule::apply`], for many values at a time: each loop is of a kind that the processor does on several at once.
+fn apply(rule: Rule, raw: &[i32], out: &mut [f64]) {
+    let values = out.iter_mut().zip(raw);
+    match rule {
+        Rule::Raw | Rule::LinacState | Rule::WedgePosition => values.for_each(|(v, x)| *v = f64::from(*x)),
+        Rule::Tenths => values.for_each(|(v, x)| *v = tenth(f64::from(*x))),
+        Rule::NegatedTenths => values.for_each(|(v, x)| *v = tenth(0.0 - f64::from(*x))),
+        Rule::Unsigned16 => values.for_each(|(v, x)| *v = rule.apply(*x)),
+    }
+}
+
+/// x / 10 to the last bit, for whole numbers of up to 32 bits, in a fraction of a division's time.
+///
+/// The first 21 bits of 1/10 times x are exact, and the rest of it is known to 2^-74 of the whole. x / 10 is at least a
+/// tenth of its last bit away from where rounding turns, so what is added last rounds as the quotient does.
+#[inline]
+fn tenth(x: f64) -> f64 {
+    const FIRST: f64 = f64::from_bits(0x3fb9_9999_0000_0000);
+    const REST: f64 = (1.0 - 10.0 * FIRST) / 10.0;
+    x * FIRST + x * REST
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn is_a_tenth(x: i32) -> bool {
+        let x = f64::from(x);
+        tenth(x).to_bits() == (x / 10.0).to_bits()
+    }
+
+    #[test]
+    fn tenths_are_quotients_to_the_last_bit_for_all_of_16_bits() {
+        assert!((-32_768..=65_535).all(is_a_tenth));
+        assert!([i32::MIN, i32::MIN + 1, i32::MAX - 1, i32::MAX].into_iter().all(is_a_tenth));
+    }
+
+    proptest! {
+        #[test]
+        fn tenths_are_quotients_to_the_last_bit(x: i32) {
+            prop_assert!(is_a_tenth(x));
         }
     }
 }

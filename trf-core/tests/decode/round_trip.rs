@@ -273,6 +273,19 @@ fn the_writer_refuses_what_does_not_fit() {
 }
 
 #[test]
+fn large_files_are_read_as_small_ones_are() {
+    let bytes = agility(Version::V3, 7000).to_bytes().unwrap();
+    assert!(bytes.len() > 4 << 20);
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("large.trf");
+    std::fs::write(&path, &bytes[..bytes.len() - 5]).unwrap();
+    let record = Record::open(&path).unwrap();
+    assert_eq!(record.bytes(), &bytes[..bytes.len() - 5]);
+    assert_eq!((record.n_rows(), record.left_over_bytes()), (6999, 703));
+    exercise(&record);
+}
+
+#[test]
 fn a_missing_file_is_named() {
     let error = Record::open("no/such.trf").unwrap_err();
     assert!(matches!(&error, Error::Io { path, .. } if path.ends_with("such.trf")), "{error:?}");
