@@ -185,7 +185,7 @@ async fn real_fields_are_pymedphyss_deliveries_bit_by_bit_where_it_keeps_their_l
             }
         };
         let Some(pairs) = their["pairs"].as_u64() else {
-            note("PyMedPhys raises: zeros at the end of leaf sets");
+            note("PyMedPhys raises: static, or zeros at the end of leaf sets");
             continue;
         };
         if field.points.len() == 1 {
