@@ -223,7 +223,11 @@ impl<'a> Alignment<'a> {
             let others = others.filter(|(other, its)| its.rows != unit.rows && admitted(log, *other));
             let other = others.filter_map(|(other, _)| Some(worth(other)?.0)).fold(0.0, f64::max);
             let margin = second.min(mine - other);
-            if choices.exact && margin >= self.options.margin {
+            // A row that a person edited hours later lies around everything; it takes more than that to be at its time.
+            let times = self.evidence.logs.get(log).copied().unwrap_or_default();
+            let at_its_time =
+                worth(number).and_then(|worth| unit.time(times, worth.1)).is_some_and(|time| time > 0.0);
+            if choices.exact && at_its_time && margin >= self.options.margin {
                 let treatments = self.treatments(unit);
                 return Outcome::Matched {
                     treatments,
