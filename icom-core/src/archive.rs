@@ -208,6 +208,55 @@ const XZ_MAGIC: [u8; 6] = [0xFD, b'7', b'z', b'X', b'Z', 0];
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::encode::{Message, time};
+    use crate::index::Query;
+    use crate::inspect::inspect;
+    use crate::settings::index_path;
+
+    /// A record of messages that show these metersets, all within one second.
+    fn finished(root: &Path, metersets_mu: &[f64]) -> Finished {
+        let message = |(n, mu): (usize, &f64)| {
+            let counter = u8::try_from(n).unwrap();
+            Message { linac_time: time(0), counter, meterset_mu: Some(*mu), ..Message::example() }.encode()
+        };
+        let bytes: Vec<u8> = metersets_mu.iter().enumerate().flat_map(message).collect();
+        let spool = root.join("spool");
+        std::fs::write(&spool, &bytes).unwrap();
+        Finished { linac: "linac 1".into(), record: inspect(&bytes).records.remove(0), spool, cursor: 1 }
+    }
+
+    #[test]
+    fn records_of_one_second_do_not_collide_and_the_same_again_finds_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        let mut index = Index::open(&index_path(root)).unwrap();
+        let first = store(root, &mut index, &finished(root, &[0.0, 5.0])).unwrap().path;
+        let second = store(root, &mut index, &finished(root, &[0.0, 7.0])).unwrap().path;
+        let again = store(root, &mut index, &finished(root, &[0.0, 5.0])).unwrap().path;
+        assert_eq!(again, first);
+        let stem = |path: &Path| path.file_stem().unwrap().to_str().unwrap().to_owned();
+        let expected = |s| (time(0) + TimeDelta::seconds(s)).format("%Y%m%d_%H%M%S").to_string();
+        assert_eq!((stem(&first), stem(&second)), (expected(0), expected(1)));
+        assert_eq!(index.find(&Query::default(), root).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn records_without_mu_are_kept_for_their_time_and_no_longer() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        let mut index = Index::open(&index_path(root)).unwrap();
+        let with = store(root, &mut index, &finished(root, &[0.0, 5.0])).unwrap();
+        let without = store(root, &mut index, &finished(root, &[0.0, 0.0])).unwrap();
+        assert_eq!((with.shelf, without.shelf), (Shelf::Patients, Shelf::NoMu));
+        assert!(without.path.starts_with(root.join("no_mu")) && without.path.exists());
+        let ended = without.record.received_to;
+        assert!(index.forget_without_mu(ended, root).unwrap().is_empty(), "its time has not come");
+        let forgotten = index.forget_without_mu(ended + TimeDelta::seconds(1), root).unwrap();
+        assert_eq!(forgotten, [without.path]);
+        let all = Query { without_mu: true, ..Query::default() };
+        let left: Vec<_> = index.find(&all, root).unwrap().into_iter().map(|entry| entry.path).collect();
+        assert_eq!(left, [with.path]);
+    }
 
     #[test]
     fn patients_whose_ids_differ_by_case_only_have_directories_that_differ_by_more() {

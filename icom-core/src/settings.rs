@@ -120,6 +120,8 @@ impl ListenerSettings {
         let ranges = [
             ("icom.fsync_interval_ms", self.fsync_interval_ms, 10, 60_000),
             ("icom.memory_mb", u64::from(self.memory_mb), 1, 4096),
+            ("icom.journal_keep_hours", u64::from(self.journal_keep_hours), 0, 24 * 366),
+            ("icom.no_mu_keep_days", u64::from(self.no_mu_keep_days), 0, 100 * 366),
             ("icom.silence_s", u64::from(self.silence_s), 1, 600),
             ("icom.reconnect_first_ms", self.reconnect_first_ms, 10, 60_000),
             ("icom.reconnect_longest_s", u64::from(self.reconnect_longest_s), 1, 3600),
@@ -190,6 +192,13 @@ mod tests {
             assert_eq!((linac.host.as_str(), linac.port), (host, port));
         }
         assert!(LinacSettings::at("host:icom").unwrap_err().to_string().contains("HOST:PORT"));
+    }
+
+    #[test]
+    fn a_number_out_of_range_is_refused_with_its_key_and_range() {
+        let settings = ListenerSettings { no_mu_keep_days: u32::MAX, ..Default::default() };
+        let error = settings.check().unwrap_err().to_string();
+        assert!(error.contains("icom.no_mu_keep_days") && error.contains("from 0 to 36600"), "{error}");
     }
 
     #[test]

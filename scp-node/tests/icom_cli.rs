@@ -98,6 +98,13 @@ fn what_is_emulated_is_recorded_shown_and_replayed() {
         assert!(shown.contains(part), "no {part:?} in {shown}");
     }
 
+    let pattern = out.join("patients/*/*.xz");
+    let all = icom(&["info"]).arg(&pattern).output().unwrap();
+    assert_eq!(text(&all).0.matches("delivered 207.50 MU").count(), 2, "{:?}", text(&all));
+    std::fs::remove_file(out.join("index.sqlite")).unwrap();
+    let reindexed = icom(&["reindex", "--out"]).arg(&out).output().unwrap();
+    assert!(text(&reindexed).0.contains("2 were added from files"), "{:?}", text(&reindexed));
+
     let (mut replay, address) =
         emulated(&["replay", record.to_str().unwrap(), "--to", "0", "--rate", "0", "--linger"]);
     let again = dir.path().join("again");
@@ -126,6 +133,8 @@ fn errors_say_what_to_do() {
     assert_eq!(info.status.code(), Some(1));
     let (_, error) = text(&info);
     assert!(error.contains("expected a message with date and time") && error.contains("hint:"), "{error}");
+    let none = icom(&["info"]).arg(dir.path().join("*.xz")).output().unwrap();
+    assert!(text(&none).1.contains("no file matches"), "{:?}", text(&none));
     let listen = icom(&["listen", "--linac", "host:icom", "--out"]).arg(dir.path()).output().unwrap();
     let (_, error) = text(&listen);
     assert!(listen.status.code() == Some(1) && error.contains("HOST:PORT"), "{error}");

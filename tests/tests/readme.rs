@@ -6,11 +6,12 @@
 mod made;
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use chrono::NaiveDate;
 use scp_node::demo::{AriaOptions, GeneratedPatient, PatientOptions, SimulatedAria};
-use tests::node::node_binary;
+use tests::node::{files_below, node_binary};
 use tests::peers::{free_port, peer_python, require};
 
 /// Commands that other programs of the project run, and which.
@@ -41,6 +42,9 @@ fn run(directory: &Path, config: &Path, arguments: &str) {
     if arguments == "serve" {
         return serves(command);
     }
+    if arguments.starts_with("icom listen") {
+        return listens(command, directory);
+    }
     let output = command.output().unwrap();
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "scp-node {arguments}\n{out}\n{err}");
@@ -55,6 +59,8 @@ fn run(directory: &Path, config: &Path, arguments: &str) {
         "sessions --patient QA_TB_WL" => &["WL_6FFF", "2026-03-16"],
         "trf check --plan RP.dcm --png page.png \"logs/*.trf\"" => &["plan SLIDING", "100.0 %"],
         "trf to-dicom --plan RP.dcm --out delivered \"logs/*.trf\"" => &["25_01_02_031415_RP.dcm"],
+        "icom reindex --out icom" => &["2 records were right"],
+        text if text.starts_with("icom info") => &["delivered 207.50 MU", "PyMedPhys yes"],
         _ => &[],
     };
     for text in expected {
@@ -83,6 +89,30 @@ fn serves(mut command: Command) {
     let mut line = String::new();
     std::io::BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
     assert!(line.contains("receives on"), "{line:?}");
+    if cfg!(unix) {
+        assert!(Command::new("kill").arg(child.id().to_string()).status().unwrap().success());
+        assert!(child.wait().unwrap().success());
+    } else {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}
+
+/// Runs in a terminal of its own until its client leaves.
+fn emulates(config: &Path, arguments: &str) -> Child {
+    let mut command = Command::new(node_binary());
+    command.args(words(arguments)).env("SCP_NODE_CONFIG", config);
+    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+}
+
+/// Records what the emulated linac does, and ends in order.
+fn listens(mut command: Command, directory: &Path) {
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while files_below(&directory.join("icom/patients"), ".xz").len() < 2 {
+        assert!(Instant::now() < deadline, "two patients were not recorded");
+        std::thread::sleep(Duration::from_millis(50));
+    }
     if cfg!(unix) {
         assert!(Command::new("kill").arg(child.id().to_string()).status().unwrap().success());
         assert!(child.wait().unwrap().success());
@@ -130,8 +160,14 @@ fn every_command_of_the_readme_works_as_it_stands_there() {
     let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")).unwrap();
     let commands = commands(&readme);
     assert!(commands.len() > 10, "README.md has no commands");
+    let linac_port = free_port().to_string();
+    let mut emulators = Vec::new();
     for command in commands {
-        if let Some(arguments) = NODE.iter().find_map(|prefix| command.strip_prefix(prefix)) {
+        // A port that is free here, too.
+        let command = command.replace("17060", &linac_port);
+        if let Some(arguments) = command.strip_prefix("scp-node icom emulate") {
+            emulators.push(emulates(&config, &format!("icom emulate{arguments}")));
+        } else if let Some(arguments) = NODE.iter().find_map(|prefix| command.strip_prefix(prefix)) {
             run(directory.path(), &config, arguments);
         } else if let Some(arguments) = command.strip_prefix("python ") {
             let Some(python) = python_with_extension() else { continue };
@@ -142,5 +178,8 @@ fn every_command_of_the_readme_works_as_it_stands_there() {
             let elsewhere = ELSEWHERE.iter().any(|(start, _)| command.starts_with(start));
             assert!(elsewhere, "README.md says `{command}`, and nothing runs it");
         }
+    }
+    for mut emulator in emulators {
+        assert!(emulator.wait().unwrap().success(), "an emulated linac ends when its client has left");
     }
 }

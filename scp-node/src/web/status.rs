@@ -102,7 +102,7 @@ fn linacs(html: &mut String, watched: &Watched, posts: &[Post], now: DateTime<Ut
         "</table><p class=note><b>gaps</b>: places where the linac's counter jumped. <b>repeats</b>: messages that came twice, kept \
          once. <b>reconnects</b>: links made after the first. <b>not understood</b>: bytes that are no iCom items; more than a few say that \
          values may be missing. <b>worked twice</b>: pieces that memory dropped while the disk was slow, and that were read again from the journal: \
-         nothing is lost. <b>lost</b>: bytes that the disk took for too long; only these are gone.</p>"
+         nothing is lost. <b>lost</b>: bytes dropped because the journal’s disk took none for too long; only these are gone.</p>"
     )
 }
 

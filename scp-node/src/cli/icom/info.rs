@@ -10,12 +10,12 @@ use icom_core::session::Record;
 use serde::Serialize;
 
 use super::super::Printer;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// `icom info`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Info {
-    /// Records, `.xz` or raw bytes of a stream.
+    /// Records, `.xz` or raw bytes of a stream; patterns such as icom/patients/*/*.xz work on Windows too.
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
     /// Also lists all items of one message, with what is not understood verbatim.
@@ -46,9 +46,32 @@ struct ItemInfo {
 }
 
 impl Info {
+    /// The files that the arguments name, patterns expanded where the shell did not.
+    fn named(&self) -> Result<Vec<PathBuf>> {
+        let mut files = Vec::new();
+        for named in &self.files {
+            let text = named.to_string_lossy();
+            if named.exists() || !text.contains(['*', '?']) {
+                files.push(named.clone());
+                continue;
+            }
+            // A bracket is a bracket: patients' directories may have some.
+            let found = glob::glob(&text.replace('[', "[[]")).into_iter().flatten();
+            let before = files.len();
+            files.extend(found.filter_map(std::result::Result::ok));
+            if files.len() == before {
+                return Err(Error::NotFound {
+                    what: format!("no file matches {text}"),
+                    hint: "records lie in <icom.dir>/patients/<id>_<name>/*.xz".into(),
+                });
+            }
+        }
+        Ok(files)
+    }
+
     pub(super) fn run(&self, printer: Printer) -> Result<ExitCode> {
         let mut all = Vec::new();
-        for file in &self.files {
+        for file in &self.named()? {
             let bytes = archive::read(file)?;
             let inspection = inspect(&bytes);
             if inspection.frames.is_empty() {
