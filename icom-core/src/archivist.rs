@@ -14,7 +14,7 @@ use crate::Result;
 use crate::archive::{Finished, store};
 use crate::handover::{Handover, Taken};
 use crate::index::Index;
-use crate::status::{Counter, Failing, Shared};
+use crate::status::{Busy, Counter, Failing, Shared};
 
 /// What there is to do.
 #[derive(Debug)]
@@ -34,6 +34,7 @@ pub(crate) struct Archivist {
     pub(crate) stopping: Arc<AtomicBool>,
     pub(crate) failures: Arc<Counter>,
     pub(crate) failing: Arc<Failing>,
+    pub(crate) busy: Arc<Busy>,
 }
 
 impl Archivist {
@@ -60,7 +61,10 @@ impl Archivist {
     fn until_done(&mut self, job: &Job) -> bool {
         let mut wait = FIRST_RETRY;
         loop {
-            match self.try_once(job) {
+            self.busy.begin();
+            let tried = self.try_once(job);
+            self.busy.end();
+            match tried {
                 Ok(()) => {
                     if self.failing.ended() {
                         tracing::info!("iCom archive is written again");

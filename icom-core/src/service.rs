@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use chrono::{TimeDelta, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -29,7 +29,7 @@ use crate::reindex;
 use crate::scribe::{Intake, Scribe};
 use crate::settings::{LinacSettings, ListenerSettings, index_path};
 use crate::spool::Spool;
-use crate::status::{Counter, Failing, LinacStatus, Shared, Trouble};
+use crate::status::{Busy, Counter, Failing, LinacStatus, Shared, Trouble};
 use crate::{Error, Result};
 
 /// Memory for derivation per linac; what it drops is read again from the journal.
@@ -55,6 +55,8 @@ pub struct Status {
     pub archive_failures: u64,
     /// What the archive waits for.
     pub archive_trouble: Option<Trouble>,
+    /// Since when one record is being written; a minute says that the disk hangs.
+    pub archive_busy_since: Option<DateTime<Utc>>,
     /// Failed writes of live state.
     pub live_failures: u64,
 }
@@ -71,6 +73,7 @@ pub struct Service {
     jobs: Arc<Handover<Job>>,
     archive_failures: Arc<Counter>,
     archive_failing: Arc<Failing>,
+    archive_busy: Arc<Busy>,
     live: LiveWriter,
 }
 
@@ -108,6 +111,7 @@ impl Service {
         }
         let archive_failures = Arc::new(Counter::default());
         let archive_failing = Arc::new(Failing::default());
+        let archive_busy = Arc::new(Busy::default());
         let archivist = Archivist {
             dir: settings.dir.clone(),
             index,
@@ -116,6 +120,7 @@ impl Service {
             stopping: Arc::clone(&stopping),
             failures: Arc::clone(&archive_failures),
             failing: Arc::clone(&archive_failing),
+            busy: Arc::clone(&archive_busy),
         };
         let archivist = spawn("icom-archive", 4 << 20, move || archivist.run())?;
         let readers = TaskTracker::new();
@@ -131,6 +136,7 @@ impl Service {
             jobs,
             archive_failures,
             archive_failing,
+            archive_busy,
             live,
         })
     }
@@ -147,6 +153,7 @@ impl Service {
             archive_waiting: u64::try_from(self.jobs.len()).unwrap_or(u64::MAX),
             archive_failures: self.archive_failures.get(),
             archive_trouble: self.archive_failing.trouble(),
+            archive_busy_since: self.archive_busy.since(),
             live_failures: self.live.handle().failures(),
         }
     }

@@ -44,6 +44,25 @@ impl Failing {
     }
 }
 
+/// Since when something is being done; a disk that hangs gives no error.
+#[derive(Debug, Default)]
+pub(crate) struct Busy(AtomicI64);
+
+impl Busy {
+    pub(crate) fn begin(&self) {
+        self.0.store(Utc::now().timestamp_micros(), Ordering::Relaxed);
+    }
+
+    pub(crate) fn end(&self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
+
+    pub(crate) fn since(&self) -> Option<DateTime<Utc>> {
+        DateTime::from_timestamp_micros(self.0.load(Ordering::Relaxed))
+            .filter(|at| *at != DateTime::UNIX_EPOCH)
+    }
+}
+
 /// A counter that only grows.
 #[derive(Debug, Default)]
 pub(crate) struct Counter(AtomicU64);
@@ -143,6 +162,14 @@ pub struct LinacStatus {
     pub waiting_journal_bytes: u64,
     /// Bytes that wait for derivation.
     pub waiting_derived_bytes: u64,
+}
+
+impl LinacStatus {
+    /// Nothing counted yet.
+    #[must_use]
+    pub fn new(linac: &str, link: Link) -> Self {
+        Self { link, ..Shared::new(link.since).status(linac, 0, 0) }
+    }
 }
 
 impl Shared {

@@ -301,6 +301,10 @@ fn a_journal_that_hangs_for_too_long_costs_its_oldest_bytes_and_never_the_readin
     });
     disk.hang();
     wait_for("all messages to be taken while it hangs", || site.linac.all_sent());
+    wait_for("the reason", || {
+        let (code, reason) = site.get("/healthz");
+        code == 503 && reason.contains("wait in memory for the journal's disk")
+    });
     disk.work();
     wait_for("the last record", || {
         site.metric("scp_node_icom_waiting_journal_bytes{linac=\"4299\"}") == Some(0.0)

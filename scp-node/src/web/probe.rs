@@ -36,7 +36,8 @@ const ICOM_ARCHIVE: &str = "iCom archive";
 
 /// Looks until shutdown.
 pub(super) async fn run(watched: Watched, shutdown: CancellationToken) {
-    loop {
+    // More often in the beginning, while parts come up.
+    for looks in 1.. {
         let of_thread = watched.clone();
         let mut look = tokio::task::spawn_blocking(move || of_thread.look());
         tokio::select! {
@@ -48,7 +49,8 @@ pub(super) async fn run(watched: Watched, shutdown: CancellationToken) {
             }
             () = shutdown.cancelled() => return,
         }
-        tokio::select! { () = tokio::time::sleep(INTERVAL) => {}, () = shutdown.cancelled() => return }
+        let pause = INTERVAL.min(Duration::from_secs(looks));
+        tokio::select! { () = tokio::time::sleep(pause) => {}, () = shutdown.cancelled() => return }
     }
 }
 
@@ -143,6 +145,11 @@ fn disk(board: &Board, part: &str, dir: &Path, keep_free: u64) {
     }
 }
 
+/// Bytes of one linac that wait: eight seconds of its stream.
+const WAITING: u64 = 256 << 10;
+/// A record is written in less, a day of one patient too.
+const HANGS: chrono::TimeDelta = chrono::TimeDelta::seconds(60);
+
 /// Less room than this is worth a word on any disk: an hour of one linac's journal.
 const MINIMUM: u64 = 128 << 20;
 
@@ -158,17 +165,26 @@ fn icom(board: &Board, status: &Status, now: DateTime<Utc>) {
         let (level, sentence) = linac_post(linac, now);
         board.post(ICOM, Some(&linac.linac), level, sentence);
     }
-    match &status.archive_trouble {
-        Some(trouble) => {
-            let waiting = status.archive_waiting;
-            let sentence = format!(
-                "{waiting} records wait for the archive since {}: {}",
-                utc(trouble.since),
-                trouble.what
-            );
-            board.post(ICOM_ARCHIVE, None, Level::Broken, sentence);
+    let (level, sentence) = archive_post(status, now);
+    board.post(ICOM_ARCHIVE, None, level, sentence);
+}
+
+fn archive_post(status: &Status, now: DateTime<Utc>) -> (Level, String) {
+    let waiting = status.archive_waiting;
+    let hangs = status.archive_busy_since.filter(|since| now.signed_duration_since(since) > HANGS);
+    match (&status.archive_trouble, hangs) {
+        (Some(trouble), _) => {
+            let since = utc(trouble.since);
+            (Level::Broken, format!("{waiting} records wait for the archive since {since}: {}", trouble.what))
         }
-        None => board.post(ICOM_ARCHIVE, None, Level::Good, "records are archived as they end"),
+        (None, Some(since)) => {
+            let since = utc(since);
+            (
+                Level::Broken,
+                format!("one record is being written since {since}, {waiting} wait: the disk hangs"),
+            )
+        }
+        (None, None) => (Level::Good, "records are archived as they end".into()),
     }
 }
 
@@ -177,8 +193,25 @@ fn linac_post(linac: &LinacStatus, now: DateTime<Utc>) -> (Level, String) {
     if let Some(trouble) = &linac.trouble {
         return (Level::Broken, format!("since {}: {}", utc(trouble.since), trouble.what));
     }
+    if linac.waiting_journal_bytes > WAITING {
+        let waiting = linac.waiting_journal_bytes >> 10;
+        return (Level::Broken, format!("{waiting} KiB wait in memory for the journal's disk, which hangs"));
+    }
     if linac.link.state != LinkState::Connected {
         return (Level::Warning, no_link(&linac.link));
+    }
+    if linac.waiting_derived_bytes > WAITING {
+        return (
+            Level::Warning,
+            "interpretation is behind; the journal has everything, live state is late".into(),
+        );
+    }
+    if linac.fsync_failures > 0 {
+        let failures = linac.fsync_failures;
+        return (
+            Level::Warning,
+            format!("{failures} fsyncs of the journal failed: a power failure may cost more"),
+        );
     }
     if linac.lost_bytes > 0 {
         let lost = linac.lost_bytes;
@@ -209,4 +242,56 @@ fn no_link(link: &Link) -> String {
 
 fn utc(time: DateTime<Utc>) -> impl std::fmt::Display {
     time.format("%Y-%m-%d %H:%M UTC")
+}
+
+#[cfg(test)]
+mod tests {
+    use icom_core::live::LinkEnd;
+    use icom_core::status::Trouble;
+
+    use super::*;
+
+    fn connected(now: DateTime<Utc>) -> LinacStatus {
+        let link = Link { state: LinkState::Connected, since: now, last_end: None };
+        LinacStatus { last_message: Some(now), ..LinacStatus::new("4299", link) }
+    }
+
+    #[test]
+    fn the_worst_is_told_first_and_a_linac_that_is_off_is_no_fault_of_ours() {
+        let now = Utc::now();
+        let said = |linac: &LinacStatus| linac_post(linac, now);
+        assert_eq!(said(&connected(now)).0, Level::Good);
+        let off = Link { state: LinkState::Connecting, since: now, last_end: Some(LinkEnd::Unreachable) };
+        let (level, sentence) = said(&LinacStatus { link: off, ..connected(now) });
+        assert!(level == Level::Warning && sentence.ends_with("host unreachable"), "{sentence}");
+        let trouble = Some(Trouble { since: now, what: "the journal waits: disk full".into() });
+        let (level, sentence) = said(&LinacStatus { link: off, trouble, ..connected(now) });
+        assert!(level == Level::Broken && sentence.contains("disk full"), "{sentence}");
+        assert_eq!(said(&LinacStatus { waiting_journal_bytes: 1 << 20, ..connected(now) }).0, Level::Broken);
+        for warned in [
+            LinacStatus { lost_bytes: 1, ..connected(now) },
+            LinacStatus { unparsed_bytes: 1, ..connected(now) },
+            LinacStatus { fsync_failures: 1, ..connected(now) },
+            LinacStatus { waiting_derived_bytes: 1 << 20, ..connected(now) },
+            LinacStatus { last_message: Some(now - chrono::TimeDelta::seconds(31)), ..connected(now) },
+        ] {
+            assert_eq!(said(&warned).0, Level::Warning, "{warned:?}");
+        }
+    }
+
+    #[test]
+    fn an_archive_that_hangs_without_an_error_is_told() {
+        let now = Utc::now();
+        let busy = |seconds| Status {
+            linacs: Vec::new(),
+            archive_waiting: 3,
+            archive_failures: 0,
+            archive_trouble: None,
+            archive_busy_since: Some(now - chrono::TimeDelta::seconds(seconds)),
+            live_failures: 0,
+        };
+        assert_eq!(archive_post(&busy(5), now).0, Level::Good);
+        let (level, sentence) = archive_post(&busy(61), now);
+        assert!(level == Level::Broken && sentence.contains("hangs"), "{sentence}");
+    }
 }
