@@ -23,7 +23,7 @@ pub struct Imported {
     pub file: PathBuf,
     /// The settings file.
     pub settings: String,
-    /// What became of each key, in the order of the file.
+    /// What became of each key, once, by section.
     pub keys: Vec<Key>,
     /// What a person has to do before it works.
     pub to_do: Vec<String>,
