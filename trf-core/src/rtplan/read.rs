@@ -24,6 +24,8 @@ use crate::{Error, Result};
 const FILE_META_GROUP: &[u8] = &[2, 0];
 /// Groups with which a bare data set may begin.
 const FIRST_GROUPS: [&[u8]; 2] = [&[8, 0], &[4, 0]];
+/// Groups of a data set (PS3.5 §7.1): not those of commands and file meta, nor the delimiters'.
+const FIRST_TO_LAST_GROUP: std::ops::RangeInclusive<u16> = 0x0004..=0xfffd;
 /// Sequences within sequences: an RT Plan has six at most, vendors' private ones not many more.
 const MAX_NESTED_SEQUENCES: usize = 32;
 
@@ -130,6 +132,10 @@ impl<'a> Tokens<'a> {
 
     /// The value of an element whose header came last, if the bytes for it are there.
     fn value(&mut self, header: DataElementHeader) -> Result<DataElement<InMemDicomObject>> {
+        // Delimiters and items are no elements; written as such they would end what they stand in.
+        if !FIRST_TO_LAST_GROUP.contains(&header.tag.group()) {
+            return Err(self.malformed("an element of a data set", header.tag.to_string()));
+        }
         let left = self.rest.left().len();
         match header.len.get() {
             Some(length) if length as usize <= left => {}

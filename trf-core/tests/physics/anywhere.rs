@@ -151,3 +151,13 @@ fn no_cut_of_a_plan_loses_control_points_in_silence() {
         assert!(cut.is_err() || cut.unwrap() == whole, "a plan cut after {length} of {} bytes", bytes.len());
     }
 }
+
+#[test]
+fn a_delimiter_that_ends_nothing_is_no_element() {
+    let beam = made::sliding_window(2, 0.0, 0.0, 1.0);
+    let mut bytes = made::plan(&[(1, &beam)], &["ASYMY"]);
+    // (FFFE,E0DD) with a value behind the last sequence.
+    bytes.extend([0xfe, 0xff, 0xdd, 0xe0, 4, 0, 0, 0, 1, 2, 3, 4]);
+    let error = RtPlan::from_bytes(&bytes).unwrap_err();
+    assert!(matches!(error, trf_core::Error::Malformed { .. }), "{error}");
+}
