@@ -4,12 +4,14 @@
 //! is the writing side, `filing` its one way to give an object a place, `reindex` the way back from files to rows.
 
 pub mod catalog;
+mod commit;
 pub mod filing;
 pub mod head;
 pub mod layout;
 pub mod reindex;
 pub mod store;
 pub mod walk;
+mod writeback;
 
 pub use catalog::{Catalog, Instance, PlanRecord, Session, SessionFilter, Totals};
 pub use filing::Filed;

@@ -75,6 +75,17 @@ impl Dirty {
         Ok(())
     }
 
+    /// Renames, and makes the directory when it is new.
+    fn rename(&mut self, from: &Path, to: &Path) -> Result<()> {
+        match (std::fs::rename(from, to), to.parent()) {
+            (Err(error), Some(directory)) if error.kind() == std::io::ErrorKind::NotFound => {
+                self.make(directory)?;
+                std::fs::rename(from, to).map_err(Error::io(to))
+            }
+            (renamed, _) => renamed.map_err(Error::io(to)),
+        }
+    }
+
     fn entry(&mut self, file: &Path) {
         self.0.extend(file.parent().map(Path::to_path_buf));
     }
@@ -116,7 +127,6 @@ pub fn file(catalog: &Catalog, received: &Received, dirty: &mut Dirty) -> Result
     let (session, directory) = session(catalog, received, None)?;
     let directory = catalog.root().join(directory);
     let path = directory.join(layout::file_name(prefix(&received.head), &received.sop_instance_uid));
-    dirty.make(&directory)?;
     if path.exists() {
         // Not in the catalog, yet there: filed just before a crash.
         if !same_data_set(received, &path)? {
@@ -124,7 +134,7 @@ pub fn file(catalog: &Catalog, received: &Received, dirty: &mut Dirty) -> Result
         }
         std::fs::remove_file(&received.file).map_err(Error::io(&received.file))?;
     } else {
-        std::fs::rename(&received.file, &path).map_err(Error::io(&path))?;
+        dirty.rename(&received.file, &path)?;
     }
     dirty.entry(&path);
     let filed = insert(catalog, received, session).and_then(|()| learn_from_plan(catalog, received, dirty));
@@ -324,8 +334,7 @@ fn keep(catalog: &Catalog, received: &Received, there: &Path, dirty: &mut Dirty)
     if path.exists() {
         std::fs::remove_file(&received.file).map_err(Error::io(&received.file))?;
     } else {
-        dirty.make(&directory)?;
-        std::fs::rename(&received.file, &path).map_err(Error::io(&path))?;
+        dirty.rename(&received.file, &path)?;
         dirty.entry(&path);
     }
     let relative = path.strip_prefix(catalog.root()).unwrap_or(&path);
@@ -519,6 +528,10 @@ impl Catalog {
     pub(crate) fn transaction<T>(&mut self, work: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
         let path = Self::file(self.root());
         let error = |source| Error::Catalog { path: path.clone(), source };
+        if !self.connection.is_autocommit() {
+            // A panic left one open.
+            self.connection.execute_batch("ROLLBACK").map_err(error)?;
+        }
         // rusqlite's own guard would borrow the connection that `work` needs.
         self.connection.execute_batch("BEGIN IMMEDIATE").map_err(error)?;
         match work(self) {

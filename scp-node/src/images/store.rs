@@ -1,30 +1,31 @@
-//! The writing side: objects stream into temporary files, and one thread gives them their places.
+//! The writing side: objects stream into temporary files, and [`super::commit`] gives them their places.
 //!
 //! State of an object: streaming into `_incoming` -> whole (walked to its end, synced when `durability = "full"`) ->
-//! committed (renamed, directory synced, in the catalog) -> acknowledged by the caller. The committer takes all objects
-//! that wait and commits them together; none is reported before the commit that holds it.
+//! committed (renamed, directory synced, in the catalog) -> acknowledged by the caller.
 
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, mpsc};
 
 use dicom_object::FileMetaTableBuilder;
-use tokio::sync::{broadcast, oneshot};
+use tokio::sync::broadcast;
 
 use super::catalog::Catalog;
-use super::filing::{self, Dirty, Filed, Received};
+use super::commit::Committer;
+use super::filing::{Filed, Received};
 use super::head::{self, Head};
 use super::layout;
 use super::reindex;
 use super::walk::{Syntax, Walker};
+use super::writeback;
 use crate::error::{Error, Result};
 use crate::names::{AeTitle, Uid, fits};
 use crate::settings::{Durability, ImageSettings};
 
-/// Most objects in one commit. Justification: bounds how long the first of them waits.
-const BATCH_MAX: usize = 64;
+/// How much of an object is written before the disk is told to begin, with `durability = "full"`. Justification: large enough for
+/// long writes, small enough that little is left to wait for at the end.
+const EARLY: u64 = 1 << 20;
 
 /// Why an object is not taken; [`crate::scp`] turns each into its status.
 #[derive(Debug, thiserror::Error)]
@@ -83,17 +84,10 @@ pub struct Store {
     next_temporary: AtomicU64,
     /// Bytes of all objects, kept only when there is a quota.
     total_bytes: AtomicU64,
-    jobs: Mutex<Option<mpsc::Sender<Job>>>,
-    thread: Mutex<Option<std::thread::JoinHandle<()>>>,
+    committer: Committer,
     arrived: broadcast::Sender<Arrived>,
     /// Held as long as the store lives.
     _lock: File,
-}
-
-#[derive(Debug)]
-struct Job {
-    received: Received,
-    reply: oneshot::Sender<Result<Filed, Refusal>>,
 }
 
 impl Store {
@@ -111,21 +105,15 @@ impl Store {
         let mut catalog = Catalog::open(root)?;
         reindex::after_crash(&mut catalog)?;
         let total = if settings.quota_bytes > 0 { catalog.total_bytes()? } else { 0 };
-        let (jobs, queue) = mpsc::channel();
         let (arrived, _) = broadcast::channel(1024);
-        let (full, announce) = (settings.durability == Durability::Full, arrived.clone());
-        let thread = std::thread::Builder::new()
-            .name("committer".into())
-            .spawn(move || commit_all(catalog, &queue, full, &announce))
-            .map_err(Error::io(root))?;
+        let full = settings.durability == Durability::Full;
         Ok(Self {
             settings: settings.clone(),
             patients: patients.to_vec(),
             object_bytes_max,
             next_temporary: AtomicU64::new(0),
             total_bytes: AtomicU64::new(total),
-            jobs: Mutex::new(Some(jobs)),
-            thread: Mutex::new(Some(thread)),
+            committer: Committer::new(catalog, full, arrived.clone()),
             arrived,
             _lock: lock,
         })
@@ -157,6 +145,7 @@ impl Store {
             syntax,
             meta_bytes: meta.len() as u64,
             bytes: meta.len() as u64,
+            on_its_way: 0,
             announced,
             uid,
         })
@@ -185,20 +174,9 @@ impl Store {
         Ok(())
     }
 
-    /// Commits what waits and stops; what is begun later is refused.
+    /// Stops after the commit that runs; what is finished later is refused.
     pub fn close(&self) {
-        let jobs = self.jobs.lock().map(|mut j| j.take());
-        drop(jobs);
-        let thread = self.thread.lock().ok().and_then(|mut t| t.take());
-        if let Some(thread) = thread {
-            let _ = thread.join();
-        }
-    }
-
-    fn submit(&self, job: Job) -> Result<(), Refusal> {
-        let jobs = self.jobs.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let sent = jobs.as_ref().is_some_and(|j| j.send(job).is_ok());
-        if sent { Ok(()) } else { Err(Refusal::Fault(Error::Cancelled)) }
+        self.committer.close();
     }
 }
 
@@ -218,17 +196,28 @@ pub struct Incoming<'s> {
     syntax: Syntax,
     meta_bytes: u64,
     bytes: u64,
+    /// How much of the file the disk was told to write.
+    on_its_way: u64,
     announced: Announced,
     uid: Uid,
 }
 
-/// Removes its file when dropped; after a rename there is nothing to remove.
+/// Removes its file when dropped, unless it was [`Temporary::filed`].
 #[derive(Debug)]
 struct Temporary(PathBuf);
 
+impl Temporary {
+    /// The commit gave it another name, or removed it.
+    fn filed(mut self) {
+        self.0.clear();
+    }
+}
+
 impl Drop for Temporary {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
+        if !self.0.as_os_str().is_empty() {
+            let _ = std::fs::remove_file(&self.0);
+        }
     }
 }
 
@@ -245,15 +234,20 @@ impl Incoming<'_> {
         }
         self.store.quota(self.bytes)?;
         self.walker.push(bytes).map_err(Refusal::CannotUnderstand)?;
-        self.file.write_all(bytes).map_err(|e| storage_fault(&self.temporary.0, e))
+        self.file.write_all(bytes).map_err(|e| storage_fault(&self.temporary.0, e))?;
+        if self.store.settings.durability == Durability::Full && self.bytes - self.on_its_way >= EARLY {
+            writeback::begin(&self.file, self.on_its_way, self.bytes);
+            self.on_its_way = self.bytes;
+        }
+        Ok(())
     }
 
-    /// The data set is whole: checks it, makes it durable, files it, and returns once it is committed.
+    /// The data set is whole: checks it, makes it durable, files it, and returns once it is committed. Blocks on the disk.
     ///
     /// # Errors
     /// A [`Refusal`]; nothing of the object is left then.
-    pub async fn finish(self) -> Result<Filed, Refusal> {
-        let Self { store, temporary, file, walker, syntax, meta_bytes, bytes, announced, uid } = self;
+    pub fn finish(self) -> Result<Filed, Refusal> {
+        let Self { store, temporary, file, walker, syntax, meta_bytes, bytes, announced, uid, .. } = self;
         let head = Head::new(&walker.finish().map_err(Refusal::CannotUnderstand)?, syntax);
         check(&head, &announced, &uid)?;
         if !store.patients.iter().any(|p| fits(p, &head.patient_id)) {
@@ -273,9 +267,8 @@ impl Incoming<'_> {
             sop_instance_uid: uid,
             head,
         };
-        let (reply, answer) = oneshot::channel();
-        store.submit(Job { received, reply })?;
-        let filed = answer.await.unwrap_or(Err(Refusal::Fault(Error::Cancelled)))?;
+        let filed = store.committer.commit(received)?;
+        temporary.filed();
         if matches!(filed, Filed::New { .. }) {
             store.total_bytes.fetch_add(bytes, Ordering::Relaxed);
         }
@@ -362,89 +355,4 @@ fn clear_incoming(root: &Path) -> Result<()> {
         tracing::info!(cleared, "removed unfinished objects of an earlier run");
     }
     Ok(())
-}
-
-/// The committer's thread: ends when the store is closed.
-fn commit_all(
-    mut catalog: Catalog,
-    queue: &mpsc::Receiver<Job>,
-    full: bool,
-    arrived: &broadcast::Sender<Arrived>,
-) {
-    while let Ok(first) = queue.recv() {
-        let mut batch = vec![first];
-        while batch.len() < BATCH_MAX {
-            match queue.try_recv() {
-                Ok(job) => batch.push(job),
-                Err(_) => break,
-            }
-        }
-        commit(&mut catalog, batch, full, arrived);
-    }
-    if let Err(error) = reindex::closed(&catalog) {
-        tracing::warn!(%error, "the catalog could not be closed in order; the next start looks for unknown files");
-    }
-}
-
-fn commit(catalog: &mut Catalog, batch: Vec<Job>, full: bool, arrived: &broadcast::Sender<Arrived>) {
-    let mut outcomes = Vec::with_capacity(batch.len());
-    let committed = catalog.transaction(|catalog| {
-        let mut dirty = Dirty::default();
-        for job in &batch {
-            outcomes.push(filing::file(catalog, &job.received, &mut dirty));
-        }
-        if full { dirty.sync() } else { Ok(()) }
-    });
-    if let Err(error) = &committed {
-        tracing::error!(%error, objects = batch.len(), "a commit failed; none of its objects was acknowledged");
-        // The rows are rolled back; the files must go as well, or they would be visible without being acknowledged.
-        for outcome in &outcomes {
-            if let Ok(Filed::New { path, .. }) = outcome {
-                let _ = std::fs::remove_file(path);
-            }
-        }
-    }
-    outcomes.resize_with(batch.len(), || Err(Error::Cancelled));
-    for (job, outcome) in batch.into_iter().zip(outcomes) {
-        let outcome = match (&committed, outcome) {
-            (Ok(()), Ok(filed)) => Ok(filed),
-            (Ok(()), Err(error)) => Err(refusal(&error)),
-            (Err(error), _) => Err(refusal(error)),
-        };
-        if let Ok(Filed::New { session, .. }) = &outcome {
-            let unresolved = unresolved(catalog, &job.received);
-            let _ = arrived.send(Arrived { session: *session, unresolved });
-        }
-        if let Ok(Filed::Kept { path }) = &outcome {
-            let kept = path.file_name().unwrap_or_default().to_string_lossy();
-            tracing::warn!(uid = %job.received.sop_instance_uid, %kept, "an instance came again with other bytes; both are kept");
-        }
-        let _ = job.reply.send(outcome);
-    }
-}
-
-fn unresolved(catalog: &Catalog, received: &Received) -> Option<(Uid, String)> {
-    let plan = received.head.plan_uid.as_ref()?;
-    match catalog.plan(plan) {
-        Ok(None) => Some((plan.clone(), received.head.patient_id.clone())),
-        _ => None,
-    }
-}
-
-/// One error may concern a whole batch, so it is copied by its kind.
-fn refusal(error: &Error) -> Refusal {
-    let full = |kind| matches!(kind, std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded);
-    match error {
-        Error::Io { source, .. } if full(source.kind()) => Refusal::OutOfResources(source.to_string()),
-        Error::Catalog { source: rusqlite::Error::SqliteFailure(e, _), .. }
-            if e.code == rusqlite::ErrorCode::DiskFull =>
-        {
-            Refusal::OutOfResources("the catalog's disk is full".into())
-        }
-        Error::Io { path, source } => Refusal::Fault(Error::Io {
-            path: path.clone(),
-            source: std::io::Error::new(source.kind(), source.to_string()),
-        }),
-        other => Refusal::Fault(Error::Misuse { what: other.to_string(), hint: other.hint() }),
-    }
 }

@@ -106,7 +106,7 @@ fn store(store: &Store, class: &str, uid: &str, data_set: &[u8]) -> Result<Filed
         calling_ae: AeTitle::new("SENDER").unwrap(),
     })?;
     incoming.write(data_set)?;
-    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(incoming.finish())
+    incoming.finish()
 }
 
 fn store_image(s: &Store, image: &Image) -> Result<Filed, Refusal> {

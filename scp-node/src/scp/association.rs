@@ -195,7 +195,7 @@ impl<'s> Association<'s> {
 
     async fn stored(&mut self, command: &Command, object: Object<'s>) -> Reply {
         let outcome = match object {
-            Object::Taken(incoming) if command.has_data_set => incoming.finish().await,
+            Object::Taken(incoming) if command.has_data_set => incoming.finish(),
             Object::Taken(_) | Object::Unwanted => Err(Refusal::Mismatch("no data set".into())),
             Object::Refused(refusal) => Err(refusal),
         };
