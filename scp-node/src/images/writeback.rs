@@ -8,7 +8,9 @@ use std::fs::File;
 pub(super) fn begin(file: &File, from: u64, to: u64) {
     use std::os::fd::AsRawFd;
 
-    let (Ok(offset), Ok(length)) = (i64::try_from(from), i64::try_from(to.saturating_sub(from))) else { return };
+    let (Ok(offset), Ok(length)) = (i64::try_from(from), i64::try_from(to.saturating_sub(from))) else {
+        return;
+    };
     // SAFETY: the descriptor is open for as long as `file` is borrowed; no memory is passed.
     unsafe {
         libc::sync_file_range(file.as_raw_fd(), offset, length, libc::SYNC_FILE_RANGE_WRITE);
