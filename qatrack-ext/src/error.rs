@@ -66,7 +66,7 @@ impl From<trf_core::Error> for Failure {
             Error::Unreachable { .. } => "unreachable",
             Error::Unsupported { .. } => "unsupported",
             Error::Limit { .. } => "limit",
-            Error::Io { .. } => "io",
+            Error::Io { .. } | Error::Index { .. } => "io",
             Error::Misuse { .. } => "misuse",
             _ => "error",
         };
@@ -77,7 +77,7 @@ impl From<trf_core::Error> for Failure {
         let failure = Self::new(kind, message).hint(Some(error.hint()));
         match &error {
             Error::Malformed { offset, .. } => failure.offset(*offset),
-            Error::Io { path, .. } => failure.path(path),
+            Error::Io { path, .. } | Error::Index { path, .. } => failure.path(path),
             _ => failure,
         }
     }

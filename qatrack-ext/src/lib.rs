@@ -15,6 +15,7 @@ pub mod pixels;
 pub mod series;
 pub mod settings;
 pub mod trf;
+pub mod trf_index;
 pub mod view;
 
 use pyo3::prelude::*;
@@ -27,6 +28,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     settings::register(module)?;
     series::register(module)?;
     trf::register(module)?;
+    trf_index::register(module)?;
     delivery::register(module)?;
     icom::register(module)?;
     node::register(module)?;

@@ -18,6 +18,7 @@ use trf_core::{Column, Header, ItemPart, Record};
 use crate::convert;
 use crate::delivery::{Delivery, meterset_source};
 use crate::error::{Failure, boundary, waiting};
+use crate::trf_index::{Wanted, newest};
 
 /// A record of a linac's log.
 #[pyclass(frozen, module = "qatrack_ext")]
@@ -313,25 +314,61 @@ impl TrfRecord {
     }
 }
 
-/// Reads a record from a path, from bytes, or from anything with `.read()`.
+/// Reads a record from a path, from bytes, from anything with `.read()`, or from the index.
 #[pyfunction]
-fn trf(py: Python<'_>, source: &Bound<'_, PyAny>) -> PyResult<TrfRecord> {
+#[pyo3(signature = (source=None, *, machine=None, field=None, near=None, patient=None, within_h=12.0, config=None))]
+#[expect(clippy::too_many_arguments, reason = "keywords of Python")]
+fn trf(
+    py: Python<'_>,
+    source: Option<&Bound<'_, PyAny>>,
+    machine: Option<String>,
+    field: Option<String>,
+    near: Option<&Bound<'_, PyAny>>,
+    patient: Option<String>,
+    within_h: f64,
+    config: Option<PathBuf>,
+) -> PyResult<TrfRecord> {
     boundary(|| {
-        if let Ok(path) = source.extract::<PathBuf>() {
-            let record = py.detach(|| Record::open(&path)).map_err(|e| Failure::from(e).path(&path))?;
-            return Ok(TrfRecord { record: Arc::new(record), path: Some(path) });
+        let asked = machine.is_some() || field.is_some() || patient.is_some();
+        match source {
+            Some(_) if asked || near.is_some() => {
+                Err(Failure::new("misuse", "a record is given, or looked for in the index, not both").into())
+            }
+            Some(source) => read(source),
+            None if !asked => Err(Failure::new("misuse", "which record?")
+                .hint(Some(
+                    "give a path, bytes or a file; or machine=, field= or patient= to look in the index",
+                ))
+                .into()),
+            None => {
+                let near = near.map(convert::moment).transpose()?;
+                let wanted = Wanted { machine, field, patient, near, within_h, config };
+                let path = waiting(py, || newest(wanted))?;
+                opened(py, path)
+            }
         }
-        let bytes = bytes_of(source)?;
-        let record = waiting(py, || Record::from_bytes(bytes))?;
-        Ok(TrfRecord { record: Arc::new(record), path: None })
     })
+}
+
+fn read(source: &Bound<'_, PyAny>) -> PyResult<TrfRecord> {
+    if let Ok(path) = source.extract::<PathBuf>() {
+        return opened(source.py(), path);
+    }
+    let bytes = bytes_of(source)?;
+    let record = waiting(source.py(), || Record::from_bytes(bytes))?;
+    Ok(TrfRecord { record: Arc::new(record), path: None })
+}
+
+fn opened(py: Python<'_>, path: PathBuf) -> PyResult<TrfRecord> {
+    let record = py.detach(|| Record::open(&path)).map_err(|e| Failure::from(e).path(&path))?;
+    Ok(TrfRecord { record: Arc::new(record), path: Some(path) })
 }
 
 /// The record that a `TrfRecord` holds, or that a path, bytes or a file have.
 pub(crate) fn record_of(source: &Bound<'_, PyAny>) -> PyResult<Arc<Record>> {
     match source.cast::<TrfRecord>() {
         Ok(known) => Ok(Arc::clone(known.get().record())),
-        Err(_) => Ok(trf(source.py(), source)?.record),
+        Err(_) => Ok(read(source)?.record),
     }
 }
 

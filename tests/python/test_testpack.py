@@ -187,7 +187,7 @@ def test_the_commands_build_check_list_and_export(tmp_path):
     assert command("export", "winston-lutz", "--to", tmp_path).returncode == 0
     assert (tmp_path / "winston-lutz.tpk").read_bytes() == BUILT.read_bytes()
     unknown = command("export", "picket-fence", "--to", tmp_path)
-    assert unknown.returncode == 1 and "there are linac-state, winston-lutz" in unknown.stderr
+    assert unknown.returncode == 1 and "there are delivery-check, linac-state, winston-lutz" in unknown.stderr
 
 
 def test_the_pack_has_every_test_of_a_winston_lutz_list():

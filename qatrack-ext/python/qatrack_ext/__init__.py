@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         PeerError as PeerError,
         UnsupportedError as UnsupportedError,
     )
+    from ._delivery_check import delivery_check as delivery_check
     from ._icom import Snapshot as Snapshot, icom as icom, linac_state as linac_state
     from ._native import (
         IcomRecord as IcomRecord,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
         series as series,
         sessions as sessions,
         trf as trf,
+        trf_find as trf_find,
         check_delivery as check_delivery,
         Delivery as Delivery,
         trf_header as trf_header,
@@ -64,6 +66,7 @@ _WHERE = {
     "TrfRecord": "._native",
     "UnsupportedError": "._errors",
     "__version__": "._native",
+    "delivery_check": "._delivery_check",
     "icom": "._icom",
     "icom_deliveries": "._native",
     "icom_record": "._native",
@@ -72,6 +75,7 @@ _WHERE = {
     "series": "._native",
     "sessions": "._native",
     "trf": "._native",
+    "trf_find": "._native",
     "Delivery": "._native",
     "check_delivery": "._native",
     "trf_header": "._native",
@@ -98,6 +102,7 @@ __all__ = [
     "UnsupportedError",
     "__version__",
     "check_delivery",
+    "delivery_check",
     "icom",
     "icom_deliveries",
     "icom_record",
@@ -106,6 +111,7 @@ __all__ = [
     "series",
     "sessions",
     "trf",
+    "trf_find",
     "trf_header",
     "winston_lutz",
 ]

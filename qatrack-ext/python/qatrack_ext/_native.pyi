@@ -197,10 +197,42 @@ def trf_header(path: _AnyPath) -> Dict[str, Any]:
     """The header of a record without reading its rows: machine_id, field, field_label, field_name, total_mu (None if the
     file has no number), version, date and timezone as written, end_utc, n_columns."""
 
-def trf(source: Union[_AnyPath, bytes, bytearray, memoryview, _BinaryReader]) -> TrfRecord:
-    """Reads an Elekta log record from a path, from bytes, or from an open file such as an upload's BIN_FILE.
+def trf(
+    source: Optional[Union[_AnyPath, bytes, bytearray, memoryview, _BinaryReader]] = None,
+    *,
+    machine: Optional[str] = None,
+    field: Optional[str] = None,
+    near: Optional[datetime] = None,
+    patient: Optional[str] = None,
+    within_h: float = 12.0,
+    config: Optional[_AnyPath] = None,
+) -> TrfRecord:
+    """Reads an Elekta log record from a path, from bytes, from an open file such as an upload's BIN_FILE, or from the index.
 
-    Raises MalformedError (with ``offset``) for what is no record, IoError for a file that cannot be read.
+    In the index: the newest record of ``machine`` (machine id or linac's name), ``field`` (label, name, ``label/name`` or FLD_ID)
+    and ``patient``; with ``near`` the nearest one, no further than ``within_h`` hours away. Naive times are the site's wall clock.
+
+    Raises MalformedError (with ``offset``) for what is no record, IoError for a file that cannot be read, NotFoundError when
+    the index has no such record.
+    """
+
+def trf_find(
+    *,
+    patient: Optional[str] = None,
+    field: Optional[str] = None,
+    machine: Optional[str] = None,
+    day: Optional[Union[date, datetime, str]] = None,
+    plan: Optional[_AnyPath] = None,
+    state: Optional[str] = None,
+    qa_mode: Optional[bool] = None,
+    near: Optional[datetime] = None,
+    limit: int = 100,
+    config: Optional[_AnyPath] = None,
+) -> List[Dict[str, Any]]:
+    """Records of the index as plain dicts (str, finite numbers, bool, None), newest first; an empty list if there is none.
+
+    ``plan`` is an RT Plan's file: records of its patient whose field is one of its beams. ``state`` is ``indexed``, ``review``,
+    ``no_mosaiq_record_found``, ``unknown_error_in_logfile`` or ``no_field_label_in_logfile``. ``record["file"]`` is for ``trf``.
     """
 
 def icom_json(
