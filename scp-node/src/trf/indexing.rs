@@ -184,7 +184,7 @@ pub fn linac_of<'a>(
 
 /// The zone of a site's wall clock, if it is set.
 fn zone(site: &SiteSettings) -> Option<Tz> {
-    site.mosaiq.as_ref().and_then(|mosaiq| mosaiq.time_zone.parse().ok())
+    site.mosaiq.as_ref().and_then(|mosaiq| mosaiq.zone().ok())
 }
 
 struct Job<'a> {

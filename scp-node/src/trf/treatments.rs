@@ -51,7 +51,6 @@ impl Treatments for MosaiqTreatments {
             self.sites.insert(site.name.clone(), Mosaiq::new(settings.server()?));
         }
         let Some(mosaiq) = self.sites.get_mut(&site.name) else { return Ok(Vec::new()) };
-        let machine = if linac.mosaiq_name.trim().is_empty() { &linac.name } else { &linac.mosaiq_name };
-        Ok(self.runtime.block_on(mosaiq.treatments(machine, from_local, until_local))?)
+        Ok(self.runtime.block_on(mosaiq.treatments(linac.in_mosaiq(), from_local, until_local))?)
     }
 }
