@@ -284,11 +284,6 @@ impl Clinic {
     pub fn options(&self) -> AlignOptions {
         AlignOptions::new(self.settings.zone)
     }
-
-    fn patient_of(&self, field: &Field) -> &Patient {
-        self.patients.iter().find(|patient| patient.pat_id1 == field.pat_id1).expect("a patient per field")
-    }
-
     fn local(&self, time: DateTime<Utc>) -> NaiveDateTime {
         time.with_timezone(&self.settings.zone).naive_local()
     }
