@@ -1,6 +1,6 @@
 //! A day's records against a day's rows, in a made-up clinic that knows the truth; PyMedPhys's rule beside it.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::path::PathBuf;
 use std::process::Command;

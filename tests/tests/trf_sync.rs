@@ -224,7 +224,9 @@ fn fill(
     start: NaiveDateTime,
     seconds: i64,
 ) {
-    let insert = |sql: &str, values: &[&dyn rusqlite::ToSql]| drop(tables.execute(sql, values).unwrap());
+    let insert = |sql: &str, values: &[&dyn rusqlite::ToSql]| {
+        tables.execute(sql, values).unwrap();
+    };
     insert(
         "INSERT INTO Patient VALUES (?1, ?2, ?3)",
         params![pat_id1, patient.last_name, patient.first_name],
