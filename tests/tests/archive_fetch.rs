@@ -58,7 +58,16 @@ impl Site {
     fn assert_as_sent(&self, fetched: &Fetched) {
         for instance in fetched.sessions.iter().flat_map(|s| &s.instances) {
             let sent = self.sent.get(&instance.sop_instance_uid).unwrap();
-            assert!(data_set_bytes(&instance.path) == data_set_bytes(sent), "{}", instance.path.display());
+            let (ours, theirs) = (data_set_bytes(&instance.path), data_set_bytes(sent));
+            let differs = ours.iter().zip(&theirs).position(|(a, b)| a != b);
+            assert!(
+                ours == theirs,
+                "{} bytes, {} sent, differ at {differs:?}: {:02X?} {:02X?}",
+                ours.len(),
+                theirs.len(),
+                ours.get(differs.unwrap_or(0)..).unwrap().iter().take(40).collect::<Vec<_>>(),
+                theirs.get(differs.unwrap_or(0)..).unwrap().iter().take(40).collect::<Vec<_>>(),
+            );
         }
     }
 }

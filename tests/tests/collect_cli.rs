@@ -152,7 +152,7 @@ fn forty_kills_lose_nothing_and_double_nothing() {
         let is_fetch = n % 5 < 2;
         let words: &[&str] = if is_fetch { &["trf", "fetch"] } else { &["trf", "extract"] };
         let mut child = site.command(words).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        std::thread::sleep(Duration::from_millis(5 + delays.next().unwrap()));
+        std::thread::sleep(Duration::from_micros(1000 + 150 * delays.next().unwrap()));
         if child.try_wait().unwrap().is_none() {
             killed += 1;
             in_fetch += usize::from(is_fetch);
