@@ -94,7 +94,7 @@ async fn rows_that_come_over_the_wire_are_the_clinics() {
         assert_eq!(theirs.len(), ours.len(), "{}", machine.name);
         for (theirs, ours) in theirs.iter().zip(&ours) {
             // The wire's datetime counts in 1/300 s.
-            let close = |a: chrono::NaiveDateTime, b| (a - b).abs() <= TimeDelta::milliseconds(2);
+            let close = |a: NaiveDateTime, b: NaiveDateTime| (a - b).abs() <= TimeDelta::milliseconds(2);
             assert!(close(theirs.created_local, ours.created_local), "{theirs:?} {ours:?}");
             assert!(close(theirs.edited_local, ours.edited_local), "{theirs:?} {ours:?}");
             let mut theirs = theirs.clone();
