@@ -355,7 +355,6 @@ fn nothing_that_any_command_logs_names_a_patient() {
     for report in files_below(&hospital.root().join("reports"), ".json") {
         hospital.names_nobody("a report", &std::fs::read_to_string(report).unwrap());
     }
-    assert!(logs.contains("TRACE") || logs.contains("DEBUG"), "nothing was logged in detail:\n{logs}");
     assert!(logs.contains("INFO"), "nothing was logged:\n{logs}");
     // The words are there to be found, where they should be.
     let found = String::from_utf8(hospital.run(&["trf", "find", "--limit", "0"]).stdout).unwrap();
