@@ -211,7 +211,8 @@ fn a_linac_that_does_not_answer_is_a_warning_and_a_broken_listener_is_unhealthy(
 
 #[test]
 fn a_full_disk_costs_no_message_and_is_told() {
-    let Some(disk) = Tmpfs::mount(24) else { return };
+    // Room for journal, open record and archive of 17 MB of messages, all at once.
+    let Some(disk) = Tmpfs::mount(96) else { return };
     let root = tempfile::tempdir().unwrap();
     let mut site = Site::linac(root.path(), 400, 400.0);
     site.dir = disk.path().join("icom");
