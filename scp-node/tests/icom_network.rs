@@ -63,7 +63,8 @@ fn no_reset_ever_leaves_the_listener() {
     assert!(out.contains("resets sent: 0\n"), "{out}");
     assert!(out.contains("timer:(keepalive"), "keepalive is on: {out}");
     let in_order = out.matches("link ended by its client, in order (FIN)").count();
-    assert!(in_order >= 6 && !out.contains("by reset"), "{out}");
+    // A stop may fall into the pause after the silent link: then there is none to end.
+    assert!(in_order >= 5 && !out.contains("by reset"), "{out}");
 }
 
 #[test]
