@@ -71,7 +71,10 @@ impl Committer {
 
     /// Waits for the commit that runs, and stops: what is committed later is refused.
     pub(super) fn close(&self) {
-        let Some(catalog) = lock(&self.catalog).take() else { return };
+        let catalog = lock(&self.catalog).take();
+        // Who was queued while the catalog was held here waits for nobody.
+        lock(&self.waiting).clear();
+        let Some(catalog) = catalog else { return };
         if let Err(error) = reindex::closed(&catalog) {
             tracing::warn!(%error, "the catalog could not be closed in order; the next start looks for unknown files");
         }
@@ -143,5 +146,41 @@ fn refusal(error: &Error) -> Refusal {
             source: std::io::Error::new(source.kind(), source.to_string()),
         }),
         other => Refusal::Fault(Error::Misuse { what: other.to_string(), hint: other.hint() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::images::head::Head;
+    use crate::images::walk::Syntax;
+
+    #[test]
+    fn whoever_is_queued_while_the_catalog_closes_is_refused_and_does_not_wait_for_ever() {
+        let root = tempfile::tempdir().unwrap();
+        let committer = Committer::new(Catalog::open(root.path()).unwrap(), false, broadcast::channel(1).0);
+        let (told, outcome) = mpsc::channel();
+        let committer = std::sync::Arc::new(committer);
+        let held = committer.catalog.lock().unwrap();
+        let other = committer.clone();
+        let received = Received {
+            file: root.path().join("none"),
+            bytes: 0,
+            data_set_offset: 0,
+            transfer_syntax_uid: "1.2.840.10008.1.2".into(),
+            sop_class_uid: "1.2.3".into(),
+            sop_instance_uid: Uid::new("1.2.3.4").unwrap(),
+            head: Head::new(&BTreeMap::new(), Syntax::from_uid("1.2.840.10008.1.2")),
+        };
+        std::thread::spawn(move || told.send(other.commit(received)));
+        while lock(&committer.waiting).is_empty() {
+            std::thread::yield_now();
+        }
+        drop(held);
+        committer.close();
+        assert!(outcome.recv_timeout(Duration::from_secs(20)).unwrap().is_err());
     }
 }
