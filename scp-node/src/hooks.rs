@@ -407,7 +407,9 @@ mod tests {
         let hooks = start(settings(slow, root.path()), root.path(), Some("WL"));
         hooks.tell(1);
         hooks.tell(2);
+        let noted = root.path().join("_catalog").join("hooks.jsonl");
         until(|| lines(&log).len() == 2, "both began").await;
+        until(|| lines(&noted).len() == 1, "the quick one is done").await;
         hooks.tell(3);
         hooks.stop().await;
 
@@ -423,7 +425,6 @@ mod tests {
             said,
             [1, 3, 4].map(|id| root.path().join(format!("P1-session-{id}")).display().to_string())
         );
-        let noted = root.path().join("_catalog").join("hooks.jsonl");
         until(|| lines(&noted).is_empty(), "nothing is left to do").await;
         hooks.stop().await;
     }
