@@ -9,9 +9,9 @@ pub mod filing;
 pub mod head;
 pub mod layout;
 pub mod reindex;
+mod spool;
 pub mod store;
 pub mod walk;
-mod writeback;
 
 pub use catalog::{Catalog, Instance, PlanRecord, Session, SessionFilter, Totals};
 pub use filing::Filed;

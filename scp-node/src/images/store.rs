@@ -4,7 +4,6 @@
 //! committed (renamed, directory synced, in the catalog) -> acknowledged by the caller.
 
 use std::fs::File;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -17,15 +16,11 @@ use super::filing::{Filed, Received};
 use super::head::{self, Head};
 use super::layout;
 use super::reindex;
+use super::spool::Spool;
 use super::walk::{Syntax, Walker};
-use super::writeback;
 use crate::error::{Error, Result};
 use crate::names::{AeTitle, Uid, fits};
 use crate::settings::{Durability, ImageSettings};
-
-/// How much of an object is written before the disk is told to begin, with `durability = "full"`. Justification: large enough for
-/// long writes, small enough that little is left to wait for at the end.
-const EARLY: u64 = 1 << 20;
 
 /// Why an object is not taken; [`crate::scp`] turns each into its status.
 #[derive(Debug, thiserror::Error)]
@@ -119,6 +114,10 @@ impl Store {
         })
     }
 
+    fn is_synced(&self) -> bool {
+        self.settings.durability == Durability::Full
+    }
+
     /// Hears of every object after its commit.
     pub fn subscribe(&self) -> broadcast::Receiver<Arrived> {
         self.arrived.subscribe()
@@ -133,19 +132,19 @@ impl Store {
         self.room()?;
         let n = self.next_temporary.fetch_add(1, Ordering::Relaxed);
         let path = self.settings.root.join(layout::INCOMING).join(format!("{n}.part"));
-        let mut file = File::create_new(&path).map_err(|e| storage_fault(&path, e))?;
+        let mut spool = Spool::create(&path, self.is_synced()).map_err(|e| storage_fault(&path, e))?;
+        let temporary = Temporary(path);
         let meta = file_meta(&announced, &uid)?;
-        file.write_all(&meta).map_err(|e| storage_fault(&path, e))?;
+        spool.write(&meta, 0).map_err(|e| storage_fault(&temporary.0, e))?;
         let syntax = Syntax::from_uid(&announced.transfer_syntax_uid);
         Ok(Incoming {
             store: self,
-            temporary: Temporary(path),
-            file,
+            temporary,
+            spool,
             walker: Walker::new(syntax, head::wanted),
             syntax,
             meta_bytes: meta.len() as u64,
             bytes: meta.len() as u64,
-            on_its_way: 0,
             announced,
             uid,
         })
@@ -190,14 +189,12 @@ impl Drop for Store {
 #[derive(Debug)]
 pub struct Incoming<'s> {
     store: &'s Store,
+    spool: Spool,
     temporary: Temporary,
-    file: File,
     walker: Walker,
     syntax: Syntax,
     meta_bytes: u64,
     bytes: u64,
-    /// How much of the file the disk was told to write.
-    on_its_way: u64,
     announced: Announced,
     uid: Uid,
 }
@@ -234,11 +231,7 @@ impl Incoming<'_> {
         }
         self.store.quota(self.bytes)?;
         self.walker.push(bytes).map_err(Refusal::CannotUnderstand)?;
-        self.file.write_all(bytes).map_err(|e| storage_fault(&self.temporary.0, e))?;
-        if self.store.settings.durability == Durability::Full && self.bytes - self.on_its_way >= EARLY {
-            writeback::begin(&self.file, self.on_its_way, self.bytes);
-            self.on_its_way = self.bytes;
-        }
+        self.spool.write(bytes, self.walker.ahead()).map_err(|e| storage_fault(&self.temporary.0, e))?;
         Ok(())
     }
 
@@ -247,17 +240,14 @@ impl Incoming<'_> {
     /// # Errors
     /// A [`Refusal`]; nothing of the object is left then.
     pub fn finish(self) -> Result<Filed, Refusal> {
-        let Self { store, temporary, file, walker, syntax, meta_bytes, bytes, announced, uid, .. } = self;
+        let Self { store, temporary, spool, walker, syntax, meta_bytes, bytes, announced, uid } = self;
         let head = Head::new(&walker.finish().map_err(Refusal::CannotUnderstand)?, syntax);
         check(&head, &announced, &uid)?;
         if !store.patients.iter().any(|p| fits(p, &head.patient_id)) {
             return Err(Refusal::PatientNotAdmitted(layout::short_hash(&head.patient_id)));
         }
-        if store.settings.durability == Durability::Full {
-            file.sync_all().map_err(|e| storage_fault(&temporary.0, e))?;
-        }
-        // Windows renames no open file.
-        drop(file);
+        // Closes the file too: Windows renames no open one.
+        spool.finish(store.is_synced()).map_err(|e| storage_fault(&temporary.0, e))?;
         let received = Received {
             file: temporary.0.clone(),
             bytes,

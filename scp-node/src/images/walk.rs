@@ -97,6 +97,14 @@ impl Walker {
         }
     }
 
+    /// How many bytes of the value that has begun are still to come, by its length; 0 between values, and in a deflated data set.
+    pub fn ahead(&self) -> u64 {
+        match self.elements.state {
+            State::Value { remaining, .. } if self.inflate.is_none() => remaining,
+            _ => 0,
+        }
+    }
+
     /// The kept values, once the data set ended at an element's end.
     ///
     /// # Errors
