@@ -21,9 +21,10 @@ pub use record::{EndReason, FieldRecord, Gap, Record};
 use crate::frame::Frame;
 use crate::snapshot::Snapshot;
 
-/// Messages whose bytes are remembered, to know those that are sent again after a reconnect: half an hour at 4 Hz.
+/// Messages whose bytes are remembered, to know those that are sent again after a reconnect. A linac sends again at most what
+/// its send buffer held: this many messages are 2 MB, four minutes at 4 Hz.
 /// Equal bytes are the same message: they hold a counter that comes round only after 256 messages, and the second.
-const REMEMBERED_MESSAGES: usize = 8192;
+const REMEMBERED_MESSAGES: usize = 1024;
 
 /// A session's messages, in bytes, after which a new record begins: nine hours at 32 kB/s.
 pub const MAX_SESSION_BYTES: u64 = 1 << 30;
@@ -83,7 +84,7 @@ impl Sessions {
     /// `silence`: how long nothing may come before an open session ends.
     #[must_use]
     pub fn new(silence: TimeDelta) -> Self {
-        Self { silence, open: None, remembered: Remembered::default(), last: None, link_lost: false }
+        Self { silence, open: None, remembered: Remembered::new(), last: None, link_lost: false }
     }
 
     /// The open session so far.
@@ -312,14 +313,19 @@ fn len(len: usize) -> u64 {
     u64::try_from(len).unwrap_or(u64::MAX)
 }
 
-/// Hashes of the last messages.
-#[derive(Debug, Default)]
+/// Hashes of the last messages; takes no more memory once made.
+#[derive(Debug)]
 struct Remembered {
     order: VecDeque<u64>,
     known: HashSet<u64>,
 }
 
 impl Remembered {
+    fn new() -> Self {
+        let most = REMEMBERED_MESSAGES + 1;
+        Self { order: VecDeque::with_capacity(most), known: HashSet::with_capacity(most) }
+    }
+
     /// False if the same bytes are known.
     fn insert(&mut self, bytes: &[u8]) -> bool {
         let mut hasher = DefaultHasher::new();

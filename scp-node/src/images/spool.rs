@@ -16,7 +16,7 @@ const PAGE: u64 = 4096;
 const RESERVE_MAX: u64 = 16 << 20;
 /// How much is written before the disk is told to begin. Justification: large enough for long writes, small enough that
 /// little is left to wait for at the end.
-const EARLY: u64 = 1 << 20;
+const EARLY: u64 = 512 << 10;
 
 /// A file that grows. Its bytes are in the file only after [`Spool::finish`].
 #[derive(Debug)]
