@@ -38,7 +38,14 @@ impl Spool {
     /// That of the system; also when there is such a file.
     pub(super) fn create(path: &Path, early: bool) -> std::io::Result<Self> {
         let file = File::create_new(path)?;
-        Ok(Self { file, early, held: Vec::with_capacity(LONG + PAGE as usize), written: 0, reserved: 0, begun: 0 })
+        Ok(Self {
+            file,
+            early,
+            held: Vec::with_capacity(LONG + PAGE as usize),
+            written: 0,
+            reserved: 0,
+            begun: 0,
+        })
     }
 
     /// Appends.
