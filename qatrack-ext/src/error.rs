@@ -60,21 +60,7 @@ impl From<scp_node::Error> for Failure {
 impl From<trf_core::Error> for Failure {
     fn from(error: trf_core::Error) -> Self {
         use trf_core::Error;
-        let kind = match &error {
-            Error::Malformed { .. } => "malformed",
-            Error::PeerMisbehaved { .. } => "peer_misbehaved",
-            Error::Unreachable { .. } => "unreachable",
-            Error::Unsupported { .. } => "unsupported",
-            Error::Limit { .. } => "limit",
-            Error::Io { .. } | Error::Index { .. } => "io",
-            Error::Misuse { .. } => "misuse",
-            _ => "error",
-        };
-        let message = match &error {
-            Error::Io { source, .. } => format!("{error}: {source}"),
-            _ => error.to_string(),
-        };
-        let failure = Self::new(kind, message).hint(Some(error.hint()));
+        let failure = Self::new(error.kind(), error.text()).hint(Some(error.hint()));
         match &error {
             Error::Malformed { offset, .. } => failure.offset(*offset),
             Error::Io { path, .. } | Error::Index { path, .. } => failure.path(path),

@@ -129,6 +129,29 @@ impl Error {
         move |source| Self::Index { path, source }
     }
 
+    /// A stable word for scripts and logs: whom the error blames.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Malformed { .. } => "malformed",
+            Self::PeerMisbehaved { .. } => "peer_misbehaved",
+            Self::Unreachable { .. } => "unreachable",
+            Self::Unsupported { .. } => "unsupported",
+            Self::Limit { .. } => "limit",
+            Self::Io { .. } => "io",
+            #[cfg(feature = "index")]
+            Self::Index { .. } => "io",
+            Self::Misuse { .. } => "misuse",
+        }
+    }
+
+    /// All of it in one line: with what the system said, which [`std::fmt::Display`] leaves to the source.
+    pub fn text(&self) -> String {
+        match self {
+            Self::Io { source, .. } => format!("{self}: {source}"),
+            _ => self.to_string(),
+        }
+    }
+
     /// What the user can do about it.
     pub fn hint(&self) -> &'static str {
         match self {

@@ -6,7 +6,9 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Local, NaiveTime, TimeDelta, TimeZone, Utc};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use trf_core::index::{Counts, Index, layout};
 
 use super::collect;
 use super::indexing::{IndexOptions, LinacIndexed};
@@ -21,6 +23,8 @@ use crate::web::{Board, Level};
 const PART: &str = "TRF index";
 /// How often the clock is looked at: a computer may sleep, and its clock may be set.
 const LOOK: Duration = Duration::from_secs(20);
+/// How often the board is brought up to date between runs: days without a fetch go on, and people decide reviews.
+const STANDING: Duration = Duration::from_secs(3600);
 /// A service that starts, and whose last run is older than this, catches up at once: Windows Update restarts at night too.
 const CATCH_UP_AFTER: TimeDelta = TimeDelta::hours(20);
 
@@ -32,7 +36,8 @@ pub async fn run(settings: Settings, board: Board, shutdown: CancellationToken) 
     if times.is_empty() || !settings.sites.iter().any(anything) {
         return;
     }
-    collect::post(&settings, &board);
+    standing(&settings, &board).await;
+    let mut told = Instant::now();
     let mut last = report::newest(&settings.trf.root, "sync");
     loop {
         let now = Utc::now();
@@ -41,11 +46,34 @@ pub async fn run(settings: Settings, board: Board, shutdown: CancellationToken) 
         if due {
             last = Some(now);
             once(&settings, &board, &shutdown).await;
+            told = Instant::now();
+        } else if told.elapsed() >= STANDING {
+            standing(&settings, &board).await;
+            told = Instant::now();
         }
         tokio::select! {
             () = shutdown.cancelled() => return,
             () = tokio::time::sleep(LOOK) => {}
         }
+    }
+}
+
+/// Tells how things stand without a run: how fresh each linac's logs are, and what the index holds.
+async fn standing(settings: &Settings, board: &Board) {
+    let (settings, board) = (settings.clone(), board.clone());
+    let look = move || {
+        collect::post(&settings, &board);
+        let root = &settings.trf.root;
+        if !root.join(layout::DATABASE).exists() {
+            return; // nothing was indexed yet
+        }
+        match Index::open_read_only(root).and_then(|index| index.counts()) {
+            Ok(counts) => post_counts(&counts, &board),
+            Err(error) => tracing::warn!(error = error.text(), "the index of records cannot be read"),
+        }
+    };
+    if let Err(panic) = tokio::task::spawn_blocking(look).await {
+        tracing::error!(%panic, "how the log files stand cannot be told; please report this with the log");
     }
 }
 
@@ -110,6 +138,10 @@ fn tell(run: &SyncRun, board: &Board) {
             );
         }
     }
+    post_counts(counts, board);
+}
+
+fn post_counts(counts: &Counts, board: &Board) {
     if counts.review == 0 {
         board.withdraw(REVIEW_PART, None);
     } else {
@@ -155,6 +187,22 @@ mod tests {
         let times: Vec<_> = times.iter().map(|text| time(text)).collect();
         let after = DateTime::parse_from_rfc3339(after).unwrap().with_timezone(&Utc);
         next_after(after, &times, &chrono_tz::Europe::Berlin).unwrap().to_rfc3339()
+    }
+
+    #[tokio::test]
+    async fn what_the_index_holds_is_on_the_board_before_the_first_run() {
+        let root = tempfile::tempdir().unwrap();
+        let board = Board::default();
+        let mut settings = Settings::default();
+        settings.trf.root = root.path().to_path_buf();
+        standing(&settings, &board).await;
+        assert!(board.metrics().is_empty(), "there is no index yet");
+        drop(Index::open(root.path()).unwrap());
+        board.post(REVIEW_PART, None, Level::Warning, "3 records wait for a decision");
+        standing(&settings, &board).await;
+        let states: usize = board.metrics().iter().map(|metric| metric.values.len()).sum();
+        assert_eq!(states, 5, "a number for each state: {:?}", board.metrics());
+        assert!(board.posts().is_empty(), "nothing waits any more");
     }
 
     #[test]

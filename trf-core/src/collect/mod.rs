@@ -167,20 +167,7 @@ pub struct Trouble {
 
 impl From<&Error> for Trouble {
     fn from(error: &Error) -> Self {
-        let text = match error {
-            Error::Io { source, .. } => format!("{error}: {source}"),
-            _ => error.to_string(),
-        };
-        let kind = match error {
-            Error::Malformed { .. } => "malformed",
-            Error::PeerMisbehaved { .. } => "peer_misbehaved",
-            Error::Unreachable { .. } => "unreachable",
-            Error::Unsupported { .. } => "unsupported",
-            Error::Limit { .. } => "limit",
-            Error::Io { .. } | Error::Index { .. } => "io",
-            Error::Misuse { .. } => "misuse",
-        };
-        Self { text, kind, hint: error.hint().to_owned() }
+        Self { text: error.text(), kind: error.kind(), hint: error.hint().to_owned() }
     }
 }
 
