@@ -275,6 +275,11 @@ fn ask(
     order: &str,
     limit: usize,
 ) -> rusqlite::Result<Vec<(i64, Entry)>> {
+    let (sql, values) = question(conditions, order, limit);
+    connection.prepare_cached(&sql)?.query_map(params_from_iter(values), rows::entry)?.collect()
+}
+
+fn question(conditions: &[&Condition], order: &str, limit: usize) -> (String, Vec<Value>) {
     let mut sql = format!("SELECT {} FROM entries e WHERE TRUE", rows::COLUMNS);
     let mut values = Vec::new();
     for (condition, needed) in conditions {
@@ -286,7 +291,7 @@ fn ask(
     if limit > 0 {
         sql.push_str(&format!(" LIMIT {limit}"));
     }
-    connection.prepare_cached(&sql)?.query_map(params_from_iter(values), rows::entry)?.collect()
+    (sql, values)
 }
 
 /// The alternatives of `machine`, each a list of conditions.
@@ -350,4 +355,34 @@ fn own_conditions(query: &Query) -> Vec<Condition> {
 
 fn local(entry: &Entry) -> Option<NaiveDateTime> {
     entry.facts.as_ref().map(|facts| facts.local_time)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How SQLite answers the question, a line per step.
+    fn plan(connection: &Connection, conditions: &[&Condition]) -> String {
+        let (sql, values) = question(conditions, "DESC", 1);
+        let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+        let steps = statement.query_map(params_from_iter(values), |row| row.get::<_, String>(3)).unwrap();
+        steps.collect::<rusqlite::Result<Vec<_>>>().unwrap().join("\n")
+    }
+
+    #[test]
+    fn a_field_of_a_machine_near_a_time_is_found_by_one_key_and_never_sorted() {
+        let root = tempfile::tempdir().unwrap();
+        let index = Index::open(root.path()).unwrap();
+        let query = Query { machine: Some("4000".into()), field: Some("1-1/AP".into()), ..Query::default() };
+        let before: Condition = ("e.local_time <= ?", vec!["2026-11-21".to_owned().into()]);
+        for machine in machine_conditions(&query) {
+            for field in field_conditions(&query) {
+                let conditions: Vec<&Condition> = machine.iter().chain(&field).chain([&before]).collect();
+                let plan = plan(&index.connection, &conditions);
+                let equal = conditions.len() - 1;
+                assert_eq!(plan.matches("=? AND").count(), equal, "{conditions:?}: {plan}");
+                assert!(plan.contains("local_time<?") && !plan.contains("TEMP B-TREE"), "{plan}");
+            }
+        }
+    }
 }

@@ -91,4 +91,12 @@ CREATE TABLE moves (                    -- what is under way between a file and 
     item_list INTEGER,
     done      INTEGER NOT NULL DEFAULT 0
 );
+", "
+-- A field of a machine, nearest to a time: the keys of one column alone would go through all that the machine delivered.
+CREATE INDEX entries_by_machine_name ON entries (machine, field_name, local_time);
+CREATE INDEX entries_by_machine_label ON entries (machine, field_label, local_time);
+CREATE INDEX entries_by_machine_field ON entries (machine, field_label, field_name, local_time);
+CREATE INDEX entries_by_linac_name ON entries (linac, field_name, local_time);
+CREATE INDEX entries_by_linac_label ON entries (linac, field_label, local_time);
+CREATE INDEX entries_by_linac_field ON entries (linac, field_label, field_name, local_time);
 "];
