@@ -3,8 +3,14 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use chrono::{NaiveDateTime, TimeDelta};
+use dicom_core::value::DataSetSequence;
+use dicom_core::{DataElement, VR};
+use dicom_dictionary_std::{tags, uids};
+use dicom_object::InMemDicomObject;
+use dicom_object::meta::FileMetaTableBuilder;
 use scp_node::settings::{LinacSettings, MosaiqSettings, Settings, SiteSettings};
 use scp_node::trf::indexing::{IndexOptions, IndexRun, index};
 use scp_node::trf::treatments::Treatments;
@@ -291,6 +297,87 @@ fn two_patients_with_the_same_field_at_the_same_time_are_for_a_person() {
         site.files(),
         ["indexed/Site/QA0002_Phantom_No2/qa/20_1-1_AP_VMAT/2026-03-02_080031_2694/0.trf"]
     );
+}
+
+/// The real program on this site's root; its standard output when it succeeds, else its standard error.
+fn trf(site: &Site, arguments: &[&str]) -> std::result::Result<String, String> {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_scp-node"));
+    command.env_remove("SCP_NODE_CONFIG").arg("--set").arg(format!("trf.root={}", site.root().display()));
+    let output = command.arg("trf").args(arguments).output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
+}
+
+/// A plan of a patient with a beam as Monaco writes it: the label as Beam Name, the name as Beam Description.
+fn plan(site: &Site, patient_id: &str, label: &str) -> String {
+    let beam = InMemDicomObject::from_element_iter([
+        DataElement::new(tags::BEAM_NAME, VR::LO, label),
+        DataElement::new(tags::BEAM_DESCRIPTION, VR::ST, "AP"),
+    ]);
+    let plan = InMemDicomObject::from_element_iter([
+        DataElement::new(tags::SOP_CLASS_UID, VR::UI, uids::RT_PLAN_STORAGE),
+        DataElement::new(tags::SOP_INSTANCE_UID, VR::UI, "1.2.3.4.5"),
+        DataElement::new(tags::PATIENT_ID, VR::LO, patient_id),
+        DataElement::new(tags::BEAM_SEQUENCE, VR::SQ, DataSetSequence::from(vec![beam])),
+    ]);
+    let path = site.root().join(format!("{patient_id}_{label}.dcm"));
+    let meta = FileMetaTableBuilder::new().transfer_syntax(uids::EXPLICIT_VR_LITTLE_ENDIAN);
+    plan.with_meta(meta).unwrap().write_to_file(&path).unwrap();
+    path.display().to_string()
+}
+
+#[test]
+fn records_are_found_by_patient_field_machine_day_and_by_the_beams_of_a_plan() {
+    let mut site = Site::new();
+    morning(&mut site);
+    site.run();
+    let names = |arguments: &[&str]| -> Vec<String> {
+        let found = trf(&site, &[&["find", "--paths"], arguments].concat()).unwrap_or_default();
+        let mut names: Vec<_> = found
+            .lines()
+            .map(|line| Path::new(line).file_name().unwrap().to_string_lossy().into_owned())
+            .collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names(&["--patient", "QA0002"]), ["1.trf"]);
+    assert_eq!(names(&["--field", "3-1/AP"]), ["2.trf"]);
+    assert_eq!(names(&["--machine", "LA1", "--day", "2026-03-02"]), ["0.trf", "1.trf", "2.trf"]);
+    assert_eq!(names(&["--machine", "2694", "--field", "AP", "--near", "2026-03-02T08:11"]), ["1.trf"]);
+    assert_eq!(names(&["--plan", &plan(&site, "QA0003", "3-1")]), ["2.trf"]);
+    assert_eq!(names(&["--patient", "QA0009"]), [""; 0]);
+    // Another patient's record is never found by a beam's name alone.
+    let nobody = plan(&site, "QA0009", "3-1");
+    assert!(trf(&site, &["find", "--plan", &nobody]).is_err());
+    let no_plan = trf(&site, &["find", "--plan", &site.root().join(&site.files()[0]).display().to_string()]);
+    assert!(no_plan.unwrap_err().contains("hint:"));
+}
+
+#[test]
+fn a_person_sees_the_candidates_and_decides_on_the_command_line() {
+    let mut site = Site::new();
+    site.record("0.trf", "1-1/AP", "2026-03-02 08:00:31", 30, 50.0);
+    site.source.rows = vec![
+        treatment(1, 1, "1-1", "2026-03-02 08:00:00", 31, 50.0),
+        treatment(2, 2, "1-1", "2026-03-02 08:00:01", 31, 50.0),
+    ];
+    site.run();
+    let list = trf(&site, &["review"]).unwrap();
+    assert!(list.contains("QA0001") && list.contains("QA0002") && list.contains("review decide"), "{list}");
+    let record = list.split_whitespace().next().unwrap();
+    let wrong = trf(&site, &["review", "decide", record, "7"]).unwrap_err();
+    assert!(wrong.contains("hint:"), "{wrong}");
+    assert!(trf(&site, &["review", "decide", record, "first"]).unwrap_err().contains("hint:"));
+    assert_eq!(site.files(), ["to_be_reviewed/0.trf"], "nothing was decided");
+    let before = site.index().reviews().unwrap().remove(0);
+    let second = before.candidates.iter().position(|c| c.treatments[0].ttx_id == Some(2)).unwrap() + 1;
+    trf(&site, &["review", "decide", record, &second.to_string(), "--by", "me"]).unwrap();
+    assert_eq!(
+        site.files(),
+        ["indexed/Site/QA0002_Phantom_No2/qa/20_1-1_AP_VMAT/2026-03-02_080031_2694/0.trf"]
+    );
+    assert_eq!(trf(&site, &["review"]).unwrap(), "nothing to decide\n");
+    assert_eq!(site.index().record(record).unwrap().decided_by.as_deref(), Some("me"));
 }
 
 #[test]

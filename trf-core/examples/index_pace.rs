@@ -19,6 +19,8 @@ use trf_core::writer::NewRecord;
 const ADDED: usize = 512;
 /// Questions of each kind.
 const ASKED: usize = 2000;
+/// Fields of one patient's fraction.
+const FIELDS: usize = 8;
 /// Linacs of a large group of clinics.
 const MACHINES: usize = 12;
 
@@ -118,7 +120,7 @@ fn filings(root: &Path, prefix: &str) -> Vec<Filing> {
             let now: DateTime<Utc> = DateTime::UNIX_EPOCH;
             let mut entry = Entry::new(&read, Some("LA"), Some("Site"), now);
             entry.state = State::Indexed;
-            entry.treatments = vec![treated(n)];
+            entry.treatments = vec![treated(n / FIELDS)];
             Filing { source, entry, items: read.record.unwrap().1 }
         })
         .collect()
@@ -151,4 +153,6 @@ fn fill(root: &Path, entries: usize) {
         )
         .unwrap();
     transaction.commit().unwrap();
+    // As after years of nights, not as after one transaction of a million rows.
+    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
 }

@@ -95,6 +95,8 @@ impl Index {
     /// # Errors
     /// [`Error::Index`]
     pub fn find(&self, query: &Query) -> Result<Vec<Entry>> {
+        // One moment of the index for all that is asked, and one lock.
+        let moment = self.connection.unchecked_transaction().map_err(self.failed())?;
         let mut found: Vec<(i64, Entry)> = Vec::new();
         // One key per question: each alternative is asked by its own, and the answers are put together.
         for machine in machine_conditions(query) {
@@ -118,6 +120,7 @@ impl Index {
             rows::fill(&self.connection, id, &mut entry).map_err(self.failed())?;
             entries.push(entry);
         }
+        moment.commit().map_err(self.failed())?;
         Ok(entries)
     }
 
