@@ -17,6 +17,8 @@ mod clock;
 mod drift;
 mod evidence;
 mod pymedphys;
+#[cfg(test)]
+mod tests;
 mod types;
 
 use std::collections::{HashMap, HashSet};
