@@ -6,6 +6,7 @@
 
 use std::path::PathBuf;
 
+use numpy::ndarray::ArrayView1;
 use numpy::{PyArray1, PyArray2, PyArray3, PyArrayMethods};
 use pyo3::IntoPyObjectExt;
 use pyo3::prelude::*;
@@ -20,7 +21,7 @@ use crate::convert;
 use crate::error::{Failure, boundary, waiting};
 use crate::trf::{bytes_of, record_of};
 
-/// Positions and cumulative meterset of all control points.
+/// Positions and cumulative meterset of all control points. Its arrays are read-only views: `.copy()` gives one to change.
 #[pyclass(frozen, module = "qatrack_ext")]
 pub struct Delivery {
     inner: trf_core::Delivery,
@@ -91,32 +92,33 @@ impl Delivery {
 
     /// Cumulative meterset, (n,), MU.
     #[getter]
-    fn meterset_mu<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray1<f64>>> {
-        column(py, self.inner.meterset_mu())
+    fn meterset_mu<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyArray1<f64>>> {
+        view(slf, trf_core::Delivery::meterset_mu)
     }
 
     /// Gantry, (n,), bipolar degrees.
     #[getter]
-    fn gantry_bipolar_deg<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray1<f64>>> {
-        column(py, self.inner.gantry_bipolar_deg())
+    fn gantry_bipolar_deg<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyArray1<f64>>> {
+        view(slf, trf_core::Delivery::gantry_bipolar_deg)
     }
 
     /// Collimator, (n,), bipolar degrees.
     #[getter]
-    fn collimator_bipolar_deg<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray1<f64>>> {
-        column(py, self.inner.collimator_bipolar_deg())
+    fn collimator_bipolar_deg<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyArray1<f64>>> {
+        view(slf, trf_core::Delivery::collimator_bipolar_deg)
     }
 
     /// Leaf tips, (n, pairs, 2), mm.
     #[getter]
-    fn mlc_mm<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray3<f64>>> {
-        boundary(|| column(py, self.inner.mlc_mm())?.reshape([self.inner.n_cp(), self.inner.n_pairs(), 2]))
+    fn mlc_mm<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyArray3<f64>>> {
+        let delivery = &slf.get().inner;
+        boundary(|| view(slf, trf_core::Delivery::mlc_mm)?.reshape([delivery.n_cp(), delivery.n_pairs(), 2]))
     }
 
     /// Jaws, (n, 2), mm.
     #[getter]
-    fn jaw_mm<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray2<f64>>> {
-        boundary(|| column(py, self.inner.jaw_mm())?.reshape([self.inner.n_cp(), 2]))
+    fn jaw_mm<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyArray2<f64>>> {
+        boundary(|| view(slf, trf_core::Delivery::jaw_mm)?.reshape([slf.get().inner.n_cp(), 2]))
     }
 
     /// Control points at which a beam begins.
@@ -233,14 +235,14 @@ impl Delivery {
     }
 
     /// Columns by PyMedPhys's names, for `pymedphys.Delivery(**d.to_pymedphys())`.
-    fn to_pymedphys<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+    fn to_pymedphys<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyDict>> {
         boundary(|| {
-            let dict = PyDict::new(py);
-            dict.set_item("monitor_units", self.meterset_mu(py)?)?;
-            dict.set_item("gantry", self.gantry_bipolar_deg(py)?)?;
-            dict.set_item("collimator", self.collimator_bipolar_deg(py)?)?;
-            dict.set_item("mlc", self.mlc_mm(py)?)?;
-            dict.set_item("jaw", self.jaw_mm(py)?)?;
+            let dict = PyDict::new(slf.py());
+            dict.set_item("monitor_units", Self::meterset_mu(slf)?)?;
+            dict.set_item("gantry", Self::gantry_bipolar_deg(slf)?)?;
+            dict.set_item("collimator", Self::collimator_bipolar_deg(slf)?)?;
+            dict.set_item("mlc", Self::mlc_mm(slf)?)?;
+            dict.set_item("jaw", Self::jaw_mm(slf)?)?;
             Ok(dict)
         })
     }
@@ -343,10 +345,20 @@ fn options(
     }
 }
 
-fn column<'py>(py: Python<'py>, values: &[f64]) -> PyResult<Bound<'py, PyArray1<f64>>> {
+/// An array of the delivery's own numbers, not a copy: read-only, and it keeps the delivery alive.
+#[expect(unsafe_code, reason = "numpy has no safe way to show memory that Rust owns")]
+fn view<'py>(
+    owner: &Bound<'py, Delivery>,
+    values: impl FnOnce(&trf_core::Delivery) -> &[f64],
+) -> PyResult<Bound<'py, PyArray1<f64>>> {
     boundary(|| {
-        convert::need_numpy(py)?;
-        Ok(PyArray1::from_slice(py, values))
+        convert::need_numpy(owner.py())?;
+        let values = ArrayView1::from(values(&owner.get().inner));
+        // SAFETY: the class is frozen, so the numbers neither move nor change while `owner` lives; the array holds `owner`,
+        // and nobody can write through it.
+        let array = unsafe { PyArray1::borrow_from_array(&values, owner.clone().into_any()) };
+        array.readwrite().make_nonwriteable();
+        Ok(array)
     })
 }
 

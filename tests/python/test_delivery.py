@@ -1,5 +1,6 @@
 """qatrack_ext.Delivery and check_delivery: plan and record as a composite test uses them."""
 
+import gc
 import io
 import json
 
@@ -105,6 +106,22 @@ def test_a_record_is_a_delivery_in_pymedphys_shapes(tmp_path):
     assert set(delivery.to_pymedphys()) == {"monitor_units", "gantry", "collimator", "mlc", "jaw"}
     with pytest.raises(qx.MisuseError, match="dose"):
         qx.Delivery.from_trf(path, dose="other")
+
+
+def test_a_deliverys_arrays_are_its_own_numbers_and_outlive_it():
+    delivery = qx.Delivery.from_trf(log_bytes())
+    for name in ("meterset_mu", "gantry_bipolar_deg", "collimator_bipolar_deg", "mlc_mm", "jaw_mm"):
+        first, second = getattr(delivery, name), getattr(delivery, name)
+        assert np.shares_memory(first, second), "{}: a copy".format(name)
+        with pytest.raises(ValueError, match="read-only"):
+            first[0] = 1.0
+        copy = first.copy()
+        copy[0] = 1.0
+        assert np.array_equal(first, second)
+    leaves = delivery.mlc_mm
+    del delivery, first, second
+    gc.collect()
+    assert leaves.shape == (N_ROWS, 80, 2) and (leaves == 20.0).all()
 
 
 def test_plan_and_record_have_the_same_metersetmap():

@@ -106,6 +106,7 @@ class Delivery:
 
     Leaves and jaws: mm, positive = open away from the axis. Pair k is Elekta's leaf k + 1, bank 0 its Y1 (IEC X2), bank 1
     its Y2 (IEC X1); jaw 0 is Elekta's X1 diaphragm (IEC Y2), jaw 1 its X2 (IEC -Y1).
+    The arrays are views of the delivery's own numbers and read-only: ``.copy()`` gives one to change.
     """
 
     @staticmethod
