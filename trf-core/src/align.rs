@@ -229,7 +229,9 @@ impl<'a> Alignment<'a> {
             let times = self.evidence.logs.get(log).copied().unwrap_or_default();
             let at_its_time =
                 worth(number).and_then(|worth| unit.time(times, worth.1)).is_some_and(|time| time > 0.0);
-            if choices.exact && at_its_time && margin >= self.options.margin {
+            let is_used = choices.continues.is_some()
+                || worth(number).is_some_and(|worth| unit.is_used_at(times, worth.1));
+            if choices.exact && at_its_time && is_used && margin >= self.options.margin {
                 let treatments = self.treatments(unit);
                 return Outcome::Matched {
                     treatments,

@@ -20,6 +20,8 @@ const GROUP_STEP_S: f64 = 1.0;
 const MAX_RUN: usize = 24;
 /// A row whose edit lies later than this after its creation was edited by a person afterwards.
 const LATE_EDIT_S: f64 = 1800.0;
+/// A field runs within this time after its row is made.
+const SOON_S: f64 = 600.0;
 /// Rounding of the header's time to 1 s, of the record's length, and the network between machine and server.
 const SLACK_S: f64 = 2.0;
 /// Scale beyond the slack.
@@ -272,6 +274,15 @@ impl Unit {
         let at_create = 0.25 / START_SCALE_S * (-waited / START_SCALE_S).exp();
         let density = at_edit + at_create + usually + 0.05 / (room + 10.0);
         Some((density * WORKING_DAY_S).ln() - slip * slip)
+    }
+
+    /// Whether the record lies where a row is used: soon after it was made, or up to its last edit. A row that a person edited hours
+    /// later covers all that ran in between.
+    pub(super) fn is_used_at(&self, (start, end): (f64, f64), drift_s: f64) -> bool {
+        let (create, edit) = self.window;
+        let (start, end) = (start - drift_s, end - drift_s);
+        let was_edited_late = edit - create - (end - start) > LATE_EDIT_S;
+        !was_edited_late || start - create <= SOON_S || edit - end <= SLACK_S + MAX_SLIPS * SLIP_S
     }
 
     /// Differences of the clocks at which [`time`](Self::time) says anything.

@@ -76,3 +76,20 @@ fn two_patients_minutes_apart_are_told_apart_by_the_clock_of_an_earlier_or_a_lat
 fn clocks_of_two_days_that_contradict_each_other_decide_nothing() {
     assert_eq!(matched(&day(Some(0.0), Some(-360.0))), None, "the clock was set, before or after the record");
 }
+
+/// A field that was not finished, whose row a person edited two hours later, made so many seconds before the record began.
+fn edited_hours_later(made_before_s: i64) -> Treatment {
+    let created_local = record().start_utc.naive_utc() - TimeDelta::seconds(made_before_s);
+    let edited_local = created_local + TimeDelta::hours(2);
+    Treatment { meterset_mu: Some(50.3), created_local, edited_local, beam_complete: false, ..row(1, 0) }
+}
+
+#[test]
+fn a_row_that_was_edited_hours_later_is_not_given_what_ran_long_after_it_was_made() {
+    let clock = Drift { seconds: 0.0, spread_s: 3.0, n_pairs: 40 };
+    let options = AlignOptions { drift_before: Some(clock), ..AlignOptions::default() };
+    let align = |made_before_s| align_day(&[record()], &[edited_hours_later(made_before_s)], &options);
+    assert_eq!(matched(&align(10)), Some(&[0][..]), "it ran as soon as the row was made");
+    let late = align(1500);
+    assert!(matches!(late.outcomes.as_slice(), [Outcome::Ambiguous { .. }]), "a person decides: {late:?}");
+}
