@@ -1,7 +1,7 @@
 //! The temporary file of an object that streams in: written in whole pages, its blocks reserved ahead, its writing begun early.
 //!
 //! Input: pieces of any size. Output: the same bytes in a file, in long writes that begin and end at page boundaries, which
-//! costs the kernel half of what the pieces as they come would. Nothing here is durable before [`Spool::sync`].
+//! costs the kernel far less than the pieces as they come. Nothing is durable before [`Spool::finish`].
 
 use std::fs::File;
 use std::io::{IoSlice, Write};
