@@ -21,8 +21,8 @@ pub use record::{EndReason, FieldRecord, Gap, Record};
 use crate::frame::Frame;
 use crate::snapshot::Snapshot;
 
-/// Messages whose bytes are remembered, to know those that are sent again after a reconnect. A linac sends again at most what
-/// its send buffer held: this many messages are 2 MB, four minutes at 4 Hz.
+/// Messages whose bytes are remembered, to know those that are sent again after a reconnect. A linac can send again only what
+/// its send buffer held (inferred from TCP, not seen on a linac): this many messages are 2 MB or more, four minutes at 4 Hz.
 /// Equal bytes are the same message: they hold a counter that comes round only after 256 messages, and the second.
 const REMEMBERED_MESSAGES: usize = 1024;
 

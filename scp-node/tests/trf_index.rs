@@ -275,14 +275,19 @@ fn a_record_extracted_again_is_dropped_and_one_that_lost_its_file_gets_it_back()
     assert_eq!(site.files(), before);
 }
 
-#[test]
-fn two_patients_with_the_same_field_at_the_same_time_are_for_a_person() {
-    let mut site = Site::new();
+/// A record that may be one patient's or the other's.
+fn ambiguous(site: &mut Site) {
     site.record("0.trf", "1-1/AP", "2026-03-02 08:00:31", 30, 50.0);
     site.source.rows = vec![
         treatment(1, 1, "1-1", "2026-03-02 08:00:00", 31, 50.0),
         treatment(2, 2, "1-1", "2026-03-02 08:00:01", 31, 50.0),
     ];
+}
+
+#[test]
+fn two_patients_with_the_same_field_at_the_same_time_are_for_a_person() {
+    let mut site = Site::new();
+    ambiguous(&mut site);
     let run = site.run();
     assert_eq!((run.linacs["LA1"].matched, run.linacs["LA1"].review), (0, 1), "{run:?}");
     assert_eq!(site.files(), ["to_be_reviewed/0.trf"]);
@@ -356,11 +361,7 @@ fn records_are_found_by_patient_field_machine_day_and_by_the_beams_of_a_plan() {
 #[test]
 fn a_person_sees_the_candidates_and_decides_on_the_command_line() {
     let mut site = Site::new();
-    site.record("0.trf", "1-1/AP", "2026-03-02 08:00:31", 30, 50.0);
-    site.source.rows = vec![
-        treatment(1, 1, "1-1", "2026-03-02 08:00:00", 31, 50.0),
-        treatment(2, 2, "1-1", "2026-03-02 08:00:01", 31, 50.0),
-    ];
+    ambiguous(&mut site);
     site.run();
     let list = trf(&site, &["review"]).unwrap();
     assert!(list.contains("QA0001") && list.contains("QA0002") && list.contains("review decide"), "{list}");

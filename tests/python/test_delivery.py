@@ -115,6 +115,8 @@ def test_a_deliverys_arrays_are_its_own_numbers_and_outlive_it():
         assert np.shares_memory(first, second), "{}: a copy".format(name)
         with pytest.raises(ValueError, match="read-only"):
             first[0] = 1.0
+        with pytest.raises(ValueError, match="WRITEABLE"):
+            first.flags.writeable = True
         copy = first.copy()
         copy[0] = 1.0
         assert np.array_equal(first, second)

@@ -73,34 +73,19 @@ impl Hospital {
                 let date = NaiveDate::from_ymd_opt(2026, 3, 27).unwrap() + TimeDelta::days(day);
                 let mut of_day = Vec::new();
                 for n in 0..PER_DAY {
-                    ttx_id += 1;
-                    let patient = patients.len();
-                    patients.push(Patient::new(patient));
                     let start = date.and_hms_opt(8, 0, 0).unwrap() + TimeDelta::minutes(10 * n as i64);
                     let (label, mu, seconds) = (format!("{}-1", n + 1), 40.0 + n as f64, 2 + n as i64 % 3);
-                    fill(
-                        &tables,
-                        &patients[patient],
-                        patient as i64,
-                        linac,
-                        ttx_id,
-                        &label,
-                        mu,
-                        start,
-                        seconds,
-                    );
-                    let bytes = record(&name, &label, mu, start + TimeDelta::seconds(seconds + 180), seconds);
                     // The last one of each day has a twin: the same field of another patient in the same second.
                     let twin = n + 1 == PER_DAY;
-                    truth.insert(zips::sha256(&bytes), (!twin).then_some(ttx_id));
-                    if twin {
+                    for _ in 0..1 + usize::from(twin) {
                         ttx_id += 1;
-                        let other = patients.len();
-                        patients.push(Patient::new(other));
+                        let patient = patients.len();
+                        patients.push(Patient::new(patient));
+
                         fill(
                             &tables,
-                            &patients[other],
-                            other as i64,
+                            &patients[patient],
+                            patient as i64,
                             linac,
                             ttx_id,
                             &label,
@@ -109,6 +94,8 @@ impl Hospital {
                             seconds,
                         );
                     }
+                    let bytes = record(&name, &label, mu, start + TimeDelta::seconds(seconds + 180), seconds);
+                    truth.insert(zips::sha256(&bytes), (!twin).then_some(ttx_id));
                     of_day.push((format!("{date} {n}.trf"), bytes));
                 }
                 // A backup holds what the one before held, too.
