@@ -110,7 +110,8 @@ pub struct Delivered {
 pub enum Doubt {
     /// Another row of the same label, name and meterset lies around the record's true time.
     RivalRow,
-    /// The record of another delivery, whose own row was deleted, lies within its row.
+    /// The record of another delivery, whose own row was deleted, lies within its row, or within reach of it where the clock
+    /// was set since the day before.
     RivalRecord,
     /// Its row says that all was delivered, it holds a part, and the record of the rest was lost.
     PartAlone,
@@ -312,7 +313,7 @@ impl Clinic {
                 } else if records
                     .iter()
                     .filter(homeless)
-                    .any(|&other| rows_of.iter().any(|&row| self.is_rival(other, row, false)))
+                    .any(|&other| rows_of.iter().any(|&row| self.is_rival(other, row, newly_set)))
                 {
                     self.records[record].doubt = Some(Doubt::RivalRecord);
                 } else if self.is_part_alone(record, &records) {
@@ -397,7 +398,7 @@ impl Clinic {
         let same_clock = |record: &&usize| clock.set_before(at(record)) == set;
         let shows = |record: &&usize| {
             let delivered = &self.records[**record];
-            !delivered.rows.is_empty() && delivered.meterset_mu() > 0.0
+            delivered.rows.iter().any(|&row| !self.rows[row].deleted) && delivered.meterset_mu() > 0.0
         };
         let today = day(&records[place]);
         let of_today = |record: &&usize| day(record) == today;

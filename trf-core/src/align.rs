@@ -153,10 +153,15 @@ impl<'a> Alignment<'a> {
         let passes = self.gains.passes(self.options, admitted);
         let path = self.gains.path(&passes, admitted);
         let drift = |log: usize| path.get(log).map_or(0.0, |at| at.0);
+        let clocks = self.other_clocks(&choices, &path);
+        let near = |log: usize| clocks.get(log).map_or(&[][..], Vec::as_slice);
         let mut outcomes: Vec<Outcome> = choices
             .iter()
-            .map(|own| self.outcome(own, credit(own, &choices), &passes, admitted, drift(own.log)))
+            .map(|own| {
+                self.outcome(own, credit(own, &choices), &passes, admitted, near(own.log), drift(own.log))
+            })
             .collect();
+        self.doubt_strangers(&mut outcomes, drift);
         join_parts(&mut outcomes, &choices);
         let steps = self.steps(&outcomes, &path);
         Day { drift: last_drift(&outcomes, &path, &steps), steps, outcomes }
@@ -203,6 +208,86 @@ impl<'a> Alignment<'a> {
         chosen == Some(unit) || self.unit(log, Some(unit)).is_some_and(|unit| unit.rows.iter().all(free))
     }
 
+    /// Per log, the differences between the clocks on the other side of a step that lies near it: when exactly the clock was set,
+    /// only the records around tell.
+    fn other_clocks(&self, choices: &[Choices], path: &[(f64, f64)]) -> Vec<Vec<f64>> {
+        /// So many records on one side of a step show where the clock was.
+        const NEAR: usize = 3;
+        let with_row = choices.iter().filter(|own| own.choices.first().is_some_and(|best| best.0.is_some()));
+        let with_row = with_row.filter_map(|own| Some((Some(own.log), path.get(own.log)?.0)));
+        let known = |drift: Option<Drift>| drift.map(|drift| (None, drift.seconds));
+        let day: Vec<(Option<usize>, f64)> = known(self.options.drift_before)
+            .into_iter()
+            .chain(with_row)
+            .chain(known(self.options.drift_after))
+            .collect();
+        let mut clocks = vec![Vec::new(); self.logs.len()];
+        for (place, &(log, drift_s)) in day.iter().enumerate() {
+            let near = day.get(place.saturating_sub(NEAR)..day.len().min(place + NEAR + 1));
+            let near = near.into_iter().flatten().map(|near| near.1);
+            if let Some(clocks) = log.and_then(|log| clocks.get_mut(log)) {
+                clocks.extend(near.filter(|clock| (clock - drift_s).abs() > STEP_S));
+            }
+        }
+        clocks
+    }
+
+    /// Whether the records and rows would go together otherwise if the clock had been set at another time: the log fits
+    /// other rows at one of these differences between the clocks, or another log fits its rows.
+    fn is_contested(&self, log: usize, unit: &Unit, clocks: &[f64]) -> bool {
+        let fits = |log: usize, other: &Unit, clock: f64| {
+            self.evidence.logs.get(log).is_some_and(|&times| {
+                other.is_used_at(times, clock)
+                    && other.time(times, clock).is_some_and(|time| time + other.score() > 0.0)
+            })
+        };
+        clocks.iter().any(|&clock| {
+            self.units.iter().enumerate().any(|(of, units)| {
+                let rivals = units.iter().filter(|other| match of == log {
+                    true => other.rows != unit.rows,
+                    false => other.rows.iter().any(|row| unit.rows.contains(row)),
+                });
+                rivals.into_iter().any(|other| fits(of, other, clock))
+            })
+        })
+    }
+
+    /// One patient at a time lies on the couch: a record of another one between two of the same patient is a matter for a person.
+    /// Of two such that stand in each other's way (a, b, a, b) it is the one that is less certain.
+    fn doubt_strangers(&self, outcomes: &mut [Outcome], drift: impl Fn(usize) -> f64) {
+        while let Some(log) = self.stranger(outcomes) {
+            let Some(stranger) = outcomes.get_mut(log) else { return };
+            let Outcome::Matched { treatments, .. } = stranger else { return };
+            let treatments = std::mem::take(treatments);
+            *stranger = Outcome::Ambiguous {
+                candidates: vec![Candidate { treatments, behind: 0.0, drift_s: drift(log) }],
+            };
+        }
+    }
+
+    /// The least certain record of a patient that lies between two of another one.
+    fn stranger(&self, outcomes: &[Outcome]) -> Option<usize> {
+        /// Longer than this apart, two records of one patient may be of two visits.
+        const ONE_VISIT_S: f64 = 3600.0;
+        let matched = outcomes.iter().enumerate().filter_map(|(log, outcome)| match outcome {
+            Outcome::Matched { treatments, margin, .. } => {
+                let row = self.evidence.rows.iter().find(|row| treatments.first() == Some(&row.index))?;
+                Some((log, row.field.0, *margin))
+            }
+            _ => None,
+        });
+        let matched: Vec<(usize, i64, f64)> = matched.collect();
+        let strangers = matched.windows(3).filter_map(|three| {
+            let &[(before, patient, _), (log, stranger, margin), (after, same, _)] = three else {
+                return None;
+            };
+            let (before, after) = (self.evidence.logs.get(before)?, self.evidence.logs.get(after)?);
+            let one_visit = patient == same && after.0 - before.1 < ONE_VISIT_S;
+            (one_visit && stranger != patient).then_some((log, margin))
+        });
+        strangers.min_by(|a, b| a.1.total_cmp(&b.1)).map(|(log, _)| log)
+    }
+
     fn unit(&self, log: usize, unit: Option<usize>) -> Option<&Unit> {
         self.units.get(log)?.get(unit?)
     }
@@ -213,8 +298,11 @@ impl<'a> Alignment<'a> {
         credit: f64,
         passes: &Passes,
         admitted: impl Fn(usize, usize) -> bool,
+        clocks: &[f64],
         drift_s: f64,
     ) -> Outcome {
+        /// When the clock was set is not known well; what hangs on it must be more certain than anything else.
+        const CONTESTED: f64 = 2.0;
         let log = choices.log;
         let worth = |unit: usize| self.gains.worth(passes, log, unit);
         let best = choices.choices.first().and_then(|choice| self.unit(log, choice.0).zip(choice.0));
@@ -231,7 +319,9 @@ impl<'a> Alignment<'a> {
                 worth(number).and_then(|worth| unit.time(times, worth.1)).is_some_and(|time| time > 0.0);
             let is_used = choices.continues.is_some()
                 || worth(number).is_some_and(|worth| unit.is_used_at(times, worth.1));
-            if choices.exact && at_its_time && is_used && margin >= self.options.margin {
+            let contested = self.is_contested(log, unit, clocks);
+            let enough = if contested { CONTESTED * self.options.margin } else { self.options.margin };
+            if choices.exact && at_its_time && is_used && margin >= enough {
                 let treatments = self.treatments(unit);
                 return Outcome::Matched {
                     treatments,
@@ -241,7 +331,7 @@ impl<'a> Alignment<'a> {
                 };
             }
         }
-        let near = |choice: &&(Option<usize>, f64)| choice.1 < self.options.margin;
+        let near = |choice: &&(Option<usize>, f64)| choice.1 < CONTESTED * self.options.margin;
         let candidates = choices.choices.iter().filter(near).filter_map(|&(number, behind)| {
             let treatments = self.treatments(self.unit(log, number)?);
             let drift_s = worth(number?).map_or(drift_s, |worth| worth.1);

@@ -21,9 +21,14 @@ const UNUSUAL: f64 = 3.0;
 /// A difference is not known better than this.
 const MIN_SPREAD_S: f64 = 4.0;
 
+/// A record may seem to begin before the one before it has ended by this: rounding of both, in s.
+const OVERLAP_S: f64 = 5.0;
+
 /// What a log's units gain at each difference of the clocks.
 pub(super) struct Gains {
     half: usize,
+    /// Per log, by how many states the clock can have been put forward since the log before it.
+    forward: Vec<isize>,
     /// Per log, per unit: first state and gains from there on.
     units: Vec<Vec<(usize, Vec<f64>)>>,
 }
@@ -43,7 +48,8 @@ impl Gains {
         let of = |(log, units): (&(f64, f64), &Vec<Unit>)| {
             units.iter().map(|unit| gains(unit, *log, half)).collect()
         };
-        Gains { half, units: evidence.logs.iter().zip(units).map(of).collect() }
+        let units = evidence.logs.iter().zip(units).map(of).collect();
+        Gains { half, forward: forward(&evidence.logs), units }
     }
 
     /// Best gain per state, of all units that `admitted` lets through.
@@ -64,21 +70,54 @@ impl Gains {
             (0..self.units.len()).map(|log| self.emission(log, &admitted)).collect();
         let mut forward = Vec::with_capacity(emissions.len());
         let mut state = known(options.drift_before, self.half);
-        for emission in &emissions {
+        for (log, emission) in emissions.iter().enumerate() {
             forward.push(state.clone());
-            state = step(&sum(&state, emission));
+            state = self.step(&sum(&state, emission), log + 1, Way::Later);
         }
         let mut backward = Vec::with_capacity(emissions.len());
         let mut state = match options.drift_after {
             Some(drift) => known(Some(drift), self.half),
             None => vec![0.0; n_states(self.half)],
         };
-        for emission in emissions.iter().rev() {
+        for (log, emission) in emissions.iter().enumerate().rev() {
             backward.push(state.clone());
-            state = step(&sum(&state, emission));
+            state = self.step(&sum(&state, emission), log, Way::Earlier);
         }
         backward.reverse();
         Passes { forward, backward, half: self.half }
+    }
+
+    /// From one record to its neighbour; `log` is the later of the two.
+    ///
+    /// Two records of one machine do not overlap: the clock is not put forward by more than the time that it shows between them.
+    fn step(&self, state: &[f64], log: usize, way: Way) -> Vec<f64> {
+        let most = self.forward.get(log).copied().unwrap_or(isize::MAX);
+        let at = |place: usize| state.get(place).copied().unwrap_or(f64::NEG_INFINITY);
+        // Best of all states from which, or to which, the clock can have been set.
+        let mut reached = state.to_vec();
+        let best = |best: &mut f64, score: &mut f64| {
+            *best = best.max(*score);
+            *score = *best;
+            Some(())
+        };
+        match way {
+            Way::Later => reached.iter_mut().rev().scan(f64::NEG_INFINITY, best).for_each(drop),
+            Way::Earlier => reached.iter_mut().scan(f64::NEG_INFINITY, best).for_each(drop),
+        }
+        let set = |place: usize| match way {
+            Way::Later => reached.get(place.saturating_add_signed(most.saturating_neg())),
+            Way::Earlier => match place.checked_add_signed(most) {
+                Some(last) => reached.get(last.min(state.len().saturating_sub(1))),
+                None if most > 0 => reached.last(),
+                None => None,
+            },
+        };
+        let step = |place: usize| {
+            let crept = at(place.wrapping_sub(1)).max(at(place + 1)) - CREEP;
+            let set = set(place).copied().unwrap_or(f64::NEG_INFINITY) - SET;
+            at(place).max(crept).max(set)
+        };
+        (0..state.len()).map(step).collect()
     }
 
     /// By how much the day is more likely if the log has this unit than if it has no row, and the clocks' difference then.
@@ -120,6 +159,26 @@ impl Passes {
     }
 }
 
+/// Whether states are carried on to the next log or back to the one before.
+#[derive(Clone, Copy)]
+enum Way {
+    Later,
+    Earlier,
+}
+
+/// Per log, by how many states the clock can have been put forward since the log before it.
+fn forward(logs: &[(f64, f64)]) -> Vec<isize> {
+    let mut ended = f64::NEG_INFINITY;
+    let room = |&(start, end): &(f64, f64)| {
+        let since_s = start - ended + OVERLAP_S;
+        ended = ended.max(end);
+        #[expect(clippy::cast_possible_truncation, reason = "saturates")]
+        let states = (since_s / GRID_S).floor() as isize;
+        states
+    };
+    logs.iter().map(room).collect()
+}
+
 fn gains(unit: &Unit, log: (f64, f64), half: usize) -> (usize, Vec<f64>) {
     let (low, high) = unit.drifts(log);
     let first = ((low / GRID_S).floor() + half as f64).max(0.0);
@@ -152,18 +211,6 @@ fn known(drift: Option<Drift>, half: usize) -> Vec<f64> {
         }
     };
     (0..n_states(half)).map(score).collect()
-}
-
-/// From one record to the next.
-fn step(state: &[f64]) -> Vec<f64> {
-    let set = maximum(state) - SET;
-    let at = |place: usize| state.get(place).copied().unwrap_or(f64::NEG_INFINITY);
-    (0..state.len())
-        .map(|place| {
-            let crept = at(place.wrapping_sub(1)).max(at(place + 1)) - CREEP;
-            at(place).max(crept).max(set)
-        })
-        .collect()
 }
 
 fn sum(a: &[f64], b: &[f64]) -> Vec<f64> {

@@ -120,7 +120,7 @@ pub struct Drift {
 
 impl Drift {
     /// Widening of what is known about a clock, in s per day: quartz clocks of linac hosts lose or gain a few.
-    const SPREAD_PER_DAY_S: f64 = 5.0;
+    const SPREAD_PER_DAY_S: f64 = 3.0;
 
     /// The same, `days` later or earlier: known less well.
     #[must_use]
