@@ -80,7 +80,7 @@ pub(crate) fn store(root: &Path, index: &mut Index, finished: &Finished) -> Resu
     let partial =
         dir.join(format!(".{}-{}.partial", crate::files::safe_part(&finished.linac), record.stream_start));
     let (file, sha256) = compress(&finished.spool, &partial)?;
-    let path = match free_path(&dir, record, &sha256)? {
+    let path = match free_path(&dir, record, &sha256, |path| index.sha256_at(path, root))? {
         Free::Path(path) => {
             publish(file, &partial, &path)?;
             path
@@ -103,29 +103,69 @@ pub(crate) fn store(root: &Path, index: &mut Index, finished: &Finished) -> Resu
 /// # Errors
 /// [`Error::Io`], [`Error::Limit`], [`Error::Malformed`] if the compression is damaged.
 pub fn read(path: &Path) -> Result<Vec<u8>> {
-    let file = File::open(path).map_err(Error::io(path))?;
-    let mut reader = BufReader::new(file);
-    let mut head = [0; XZ_MAGIC.len()];
-    let got = read_up_to(&mut reader, &mut head).map_err(Error::io(path))?;
-    let head = head.get(..got).unwrap_or_default();
-    let all = std::io::Cursor::new(head.to_vec()).chain(reader);
+    let Messages { mut reader, is_xz } = Messages::open(path)?;
     let mut bytes = Vec::new();
     let limit = MAX_RECORD_BYTES + 1;
-    if head == XZ_MAGIC {
-        let xz = XzReader::new_mem_limit(all, true, XZ_MEMORY_KB);
-        xz.take(limit).read_to_end(&mut bytes).map_err(|error| Error::Malformed {
+    let read = reader.by_ref().take(limit).read_to_end(&mut bytes);
+    read.map_err(|error| match is_xz {
+        true => Error::Malformed {
             section: "xz compression",
             offset: u64::try_from(bytes.len()).unwrap_or(u64::MAX),
             expected: "an intact stream",
             found: error.to_string(),
-        })?;
-    } else {
-        all.take(limit).read_to_end(&mut bytes).map_err(Error::io(path))?;
-    }
+        },
+        false => Error::io(path)(error),
+    })?;
     if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > MAX_RECORD_BYTES {
         return Err(Error::Limit { what: "size of an iCom record in bytes", limit: MAX_RECORD_BYTES });
     }
     Ok(bytes)
+}
+
+/// A record's raw messages, one piece after the other.
+struct Messages {
+    reader: Box<dyn Read>,
+    is_xz: bool,
+}
+
+impl Messages {
+    fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path).map_err(Error::io(path))?;
+        let mut reader = BufReader::new(file);
+        let mut head = [0; XZ_MAGIC.len()];
+        let got = read_up_to(&mut reader, &mut head).map_err(Error::io(path))?;
+        let head = head.get(..got).unwrap_or_default();
+        let all = std::io::Cursor::new(head.to_vec()).chain(reader);
+        let is_xz = head == XZ_MAGIC;
+        let reader: Box<dyn Read> =
+            if is_xz { Box::new(XzReader::new_mem_limit(all, true, XZ_MEMORY_KB)) } else { Box::new(all) };
+        Ok(Self { reader, is_xz })
+    }
+}
+
+/// Hash of a record's messages; a damaged or unreadable file has none.
+fn sha256_of(path: &Path) -> Option<String> {
+    let mut hash = Hashing { into: std::io::sink(), sha256: Sha256::new() };
+    std::io::copy(&mut Messages::open(path).ok()?.reader, &mut hash).ok()?;
+    Some(hex(&hash.sha256.finalize()))
+}
+
+/// Hashes what it passes on.
+struct Hashing<W> {
+    into: W,
+    sha256: Sha256,
+}
+
+impl<W: Write> Write for Hashing<W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let written = self.into.write(bytes)?;
+        self.sha256.update(bytes.get(..written).unwrap_or_default());
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.into.flush()
+    }
 }
 
 /// Lowercase hexadecimal.
@@ -161,17 +201,16 @@ fn compress(spool: &Path, partial: &Path) -> Result<(File, String)> {
     let target = File::create(partial).map_err(Error::io(partial))?;
     let mut options = XzOptions::with_preset(XZ_PRESET);
     options.lzma_options.dict_size = XZ_DICTIONARY_BYTES;
-    let mut xz = XzWriter::new(target, options).map_err(Error::io(partial))?;
-    let mut sha256 = Sha256::new();
+    let xz = XzWriter::new(target, options).map_err(Error::io(partial))?;
+    let mut hashing = Hashing { into: xz, sha256: Sha256::new() };
     let mut buffer = vec![0; 1 << 16];
     loop {
         let got = source.read(&mut buffer).map_err(Error::io(spool))?;
         let Some(bytes) = buffer.get(..got).filter(|bytes| !bytes.is_empty()) else { break };
-        sha256.update(bytes);
-        xz.write_all(bytes).map_err(Error::io(partial))?;
+        hashing.write_all(bytes).map_err(Error::io(partial))?;
     }
-    let file = xz.finish().map_err(Error::io(partial))?;
-    Ok((file, hex(&sha256.finalize())))
+    let file = hashing.into.finish().map_err(Error::io(partial))?;
+    Ok((file, hex(&hashing.sha256.finalize())))
 }
 
 enum Free {
@@ -181,15 +220,21 @@ enum Free {
     Same(PathBuf),
 }
 
-fn free_path(dir: &Path, record: &Record, sha256: &str) -> Result<Free> {
+/// `known` tells what the index knows a file's messages by: what is another record is not read.
+fn free_path(
+    dir: &Path,
+    record: &Record,
+    sha256: &str,
+    known: impl Fn(&Path) -> Result<Option<String>>,
+) -> Result<Free> {
     for moved in 0..MAX_MOVED_SECONDS {
         let stamp = record.start + TimeDelta::seconds(moved);
         let path = dir.join(format!("{}.xz", stamp.format("%Y%m%d_%H%M%S")));
         if !path.exists() {
             return Ok(Free::Path(path));
         }
-        // A damaged file is another file.
-        if read(&path).is_ok_and(|bytes| hex(&Sha256::digest(&bytes)) == sha256) {
+        let other = known(&path)?.is_some_and(|known| known != sha256);
+        if !other && sha256_of(&path).is_some_and(|found| found == sha256) {
             return Ok(Free::Same(path));
         }
     }

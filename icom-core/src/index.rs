@@ -144,6 +144,14 @@ impl Index {
             .map_err(failed)
     }
 
+    /// Hash of the messages of the record that has this path, if one has.
+    pub(crate) fn sha256_at(&self, path: &Path, root: &Path) -> Result<Option<String>> {
+        self.connection
+            .prepare_cached("SELECT sha256 FROM record WHERE path = ?1")
+            .and_then(|mut known| known.query_row([written(path, root)], |row| row.get(0)).optional())
+            .map_err(self.failed())
+    }
+
     /// Records that match, oldest first; `root` is the listener's directory.
     ///
     /// # Errors
@@ -233,9 +241,6 @@ impl Index {
 
 fn insert_row(connection: &Connection, entry: &IndexedRecord, root: &Path) -> rusqlite::Result<()> {
     let record = &entry.record;
-    // Forward slashes and relative: the directory may move, and a Windows index be read elsewhere.
-    let relative = entry.path.strip_prefix(root).unwrap_or(&entry.path);
-    let relative: Vec<_> = relative.iter().map(|part| part.to_string_lossy()).collect();
     let fields: Vec<&str> = record.fields.iter().map(|field| field.field_id.as_str()).collect();
     let details = serde_json::to_string(record)
         .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
@@ -244,7 +249,7 @@ fn insert_row(connection: &Connection, entry: &IndexedRecord, root: &Path) -> ru
         params![
             entry.linac,
             entry.shelf.word(),
-            relative.join("/"),
+            written(&entry.path, root),
             entry.sha256,
             record.machine_id,
             record.patient_id,
@@ -260,6 +265,14 @@ fn insert_row(connection: &Connection, entry: &IndexedRecord, root: &Path) -> ru
         ],
     )?;
     Ok(())
+}
+
+/// A path as it is written in the index: with forward slashes and relative, since the directory may move and a Windows index be
+/// read elsewhere.
+pub(crate) fn written(path: &Path, root: &Path) -> String {
+    let relative = path.strip_prefix(root).unwrap_or(path);
+    let parts: Vec<_> = relative.iter().map(|part| part.to_string_lossy()).collect();
+    parts.join("/")
 }
 
 fn read_row(row: &Row<'_>, root: &Path) -> rusqlite::Result<IndexedRecord> {

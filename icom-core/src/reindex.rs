@@ -12,7 +12,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::archive::{hex, read, shelf_dir};
-use crate::index::{Index, IndexedRecord, Shelf};
+use crate::index::{Index, IndexedRecord, Shelf, written};
 use crate::inspect::inspect;
 use crate::settings::index_path;
 use crate::{Error, Result};
@@ -43,7 +43,7 @@ pub fn rebuild(root: &Path) -> Result<Report> {
     let mut added = Vec::new();
     for shelf in [Shelf::Patients, Shelf::Incomplete, Shelf::NoMu] {
         for path in records_below(&shelf_dir(root, shelf))? {
-            let before = known.remove(&relative(root, &path));
+            let before = known.remove(&written(&path, root));
             let bytes = match read(&path) {
                 Ok(bytes) => bytes,
                 Err(error) => {
@@ -138,12 +138,6 @@ fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
         .map_err(Error::io(dir))?;
     paths.sort_unstable();
     Ok(paths)
-}
-
-/// As the index writes paths.
-fn relative(root: &Path, path: &Path) -> String {
-    let relative = path.strip_prefix(root).unwrap_or(path);
-    relative.iter().map(|part| part.to_string_lossy()).collect::<Vec<_>>().join("/")
 }
 
 #[cfg(test)]
