@@ -1,8 +1,8 @@
 //! Passwords in the settings: where they come from, and that they are never shown.
 //!
 //! Input: `password = "…"`, or a table that says where the password lies: `{ env = "NAME" }`, `{ file = "PATH" }`,
-//! `{ credential = "NAME" }` (systemd's `LoadCredential=`), `{ command = ["PROGRAM", "ARGUMENT"] }` (any key store that has a
-//! program to ask it). Output: the password, only from [`Secret::reveal`]. Trust: the settings file is the admin's; what
+//! `{ credential = "NAME" }` (the system's key store: Windows' Credential Manager, systemd's credentials),
+//! `{ command = ["PROGRAM", "ARGUMENT"] }` (any other key store that has a program to ask it). Output: the password, only from [`Secret::reveal`]. Trust: the settings file is the admin's; what
 //! the places hold is bounded. Neither `Debug` nor serialization ever holds a password that stands in the settings.
 
 use std::io::Read;
@@ -21,8 +21,6 @@ const LONGEST_BYTES: u64 = 4096;
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(20);
 /// What stands for a password wherever settings are printed.
 const MASK: &str = "********";
-/// Where systemd puts the credentials of a unit.
-const CREDENTIALS_VARIABLE: &str = "CREDENTIALS_DIRECTORY";
 
 /// A password, or where it is kept.
 #[derive(Clone, PartialEq, Eq)]
@@ -41,7 +39,8 @@ pub enum Place {
     Env(String),
     /// A file that holds nothing else; one line ending at its end is dropped.
     File(PathBuf),
-    /// A credential of the systemd unit (`LoadCredential=NAME:PATH`).
+    /// In the system's key store. Linux: a credential of the systemd unit (`LoadCredentialEncrypted=NAME:PATH`). Windows: the
+    /// generic credential NAME of the account that runs this, in the Credential Manager.
     Credential(String),
     /// A program that prints it, such as `secret-tool lookup …` or PowerShell's `Get-Secret`.
     Command(Vec<String>),
@@ -96,15 +95,7 @@ impl Place {
                 })
             }
             Self::File(path) => from_file(path, key),
-            Self::Credential(name) => match std::env::var_os(CREDENTIALS_VARIABLE) {
-                Some(directory) => from_file(&Path::new(&directory).join(name), key),
-                None => Err(wrong(
-                    key,
-                    format!(
-                        "there are no credentials: the systemd unit needs LoadCredential={name}:PATH; outside of it use `file`"
-                    ),
-                )),
-            },
+            Self::Credential(name) => from_key_store(name, key),
             Self::Command(words) => from_command(words, key),
         }
     }
@@ -115,6 +106,43 @@ fn from_file(path: &Path, key: &str) -> Result<String> {
     let mut bytes = Vec::new();
     file.take(LONGEST_BYTES + 1).read_to_end(&mut bytes).map_err(Error::io(path))?;
     password(bytes).map_err(|what| wrong(key, format!("{}: {what}", path.display())))
+}
+
+#[cfg(not(windows))]
+fn from_key_store(name: &str, key: &str) -> Result<String> {
+    /// Where systemd puts the credentials of a unit, decrypted.
+    const DIRECTORY: &str = "CREDENTIALS_DIRECTORY";
+    match std::env::var_os(DIRECTORY) {
+        Some(directory) => from_file(&Path::new(&directory).join(name), key),
+        None => Err(wrong(
+            key,
+            format!(
+                "there are no credentials: the systemd unit needs LoadCredentialEncrypted={name}:PATH (`systemd-creds encrypt` \
+                 makes the file); outside of a unit use `file`"
+            ),
+        )),
+    }
+}
+
+#[cfg(windows)]
+fn from_key_store(name: &str, key: &str) -> Result<String> {
+    use keyring_core::api::CredentialStoreApi as _;
+    // The library's message may hold what it found: only which kind of failure it was is told.
+    let ask = || {
+        let store = windows_native_keyring_store::Store::new()?;
+        store.build("", "", Some(&std::collections::HashMap::from([("target", name)])))?.get_password()
+    };
+    let what = match ask() {
+        Ok(found) => {
+            return password(found.into_bytes())
+                .map_err(|what| wrong(key, format!("credential {name}: {what}")));
+        }
+        Err(keyring_core::Error::NoEntry) => "there is none",
+        Err(keyring_core::Error::BadEncoding(_)) => "it is not text",
+        Err(_) => "the Credential Manager does not give it",
+    };
+    let how = format!("`cmdkey /generic:{name} /user:LOGIN /pass` as the account that runs this");
+    Err(wrong(key, format!("credential {name}: {what}; enter it with {how}")))
 }
 
 fn from_command(words: &[String], key: &str) -> Result<String> {
@@ -299,7 +327,14 @@ mod tests {
     fn what_is_missing_is_named() {
         let cases = [
             ("password = { env = 'SCP_NODE_TEST_NOT_SET' }", "SCP_NODE_TEST_NOT_SET is not set"),
-            ("password = { credential = 'mosaiq' }", "LoadCredential=mosaiq:PATH"),
+            (
+                "password = { credential = 'scp-node-test-not-there' }",
+                if cfg!(windows) {
+                    "cmdkey /generic:scp-node-test-not-there"
+                } else {
+                    "LoadCredentialEncrypted="
+                },
+            ),
         ];
         for (toml, what) in cases {
             let error = reveal(toml).unwrap_err().to_string();
