@@ -23,6 +23,7 @@ mod tests;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
 pub use drift::ClockDay;
@@ -87,7 +88,7 @@ impl Index {
         let flags =
             OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let opened = Connection::open_with_flags(&path, flags).and_then(|connection| {
-            connection.busy_timeout(BUSY)?;
+            ready(&connection)?;
             connection.query_row("SELECT count(*) FROM sqlite_master", [], |_| Ok(()))?;
             Ok(connection)
         });
@@ -100,7 +101,7 @@ impl Index {
             }
             Err(error) => return Err(Error::index(&path)(error)),
         };
-        connection.set_prepared_statement_cache_capacity(STATEMENTS);
+        ready(&connection).map_err(Error::index(&path))?;
         let index = Self { connection, root: root.to_owned(), path, repaired: Repaired::default() };
         let version = index.version().map_err(index.failed())?;
         if version != schema::MIGRATIONS.len() as i64 {
@@ -125,11 +126,10 @@ impl Index {
     }
 
     fn prepare(&mut self) -> rusqlite::Result<()> {
-        self.connection.busy_timeout(BUSY)?;
+        ready(&self.connection)?;
         self.connection.pragma_update(None, "journal_mode", "WAL")?;
         self.connection.pragma_update(None, "synchronous", "NORMAL")?;
         self.connection.pragma_update(None, "foreign_keys", true)?;
-        self.connection.set_prepared_statement_cache_capacity(STATEMENTS);
         if self.version()? == schema::MIGRATIONS.len() as i64 {
             return Ok(());
         }
@@ -153,6 +153,14 @@ impl Index {
         let path = self.path.clone();
         move |source| Error::Index { path: path.clone(), source }
     }
+}
+
+/// What every connection needs.
+fn ready(connection: &Connection) -> rusqlite::Result<()> {
+    connection.busy_timeout(BUSY)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    // A table with a partial key has its plans made again for each value that is asked for, unless a plan may not hang on values.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map(drop)
 }
 
 fn is_busy(error: &rusqlite::Error) -> bool {
