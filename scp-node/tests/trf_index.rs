@@ -107,15 +107,28 @@ impl Site {
 
     /// A record that ended then (Berlin's clock) after so many seconds with so many MU.
     fn record(&self, name: &str, field: &str, end: &str, seconds: i64, mu: f64) -> PathBuf {
-        let mut record = NewRecord::agility(Version::V3);
+        self.write(name, NewRecord::agility(Version::V3), field, end, seconds, mu)
+    }
+
+    fn write(
+        &self,
+        name: &str,
+        mut record: NewRecord,
+        field: &str,
+        end: &str,
+        seconds: i64,
+        mu: f64,
+    ) -> PathBuf {
         record.machine_id = "2694".into();
         record.field = field.into();
         record.utc_text = (at(end) - TimeDelta::hours(1)).format("%y/%m/%d %H:%M:%S Z").to_string();
-        let raw = record.items.iter().position(|item| *item == items::DOSE_RAW).unwrap();
+        let raw = record.items.iter().position(|item| *item == items::DOSE_RAW);
         let rows = seconds * 25;
         for row in 0..rows {
             let mut values = vec![0; record.items.len()];
-            values[raw] = (mu * 64.0 * row as f64 / (rows - 1) as f64).round() as i32;
+            if let Some(raw) = raw {
+                values[raw] = (mu * 64.0 * row as f64 / (rows - 1) as f64).round() as i32;
+            }
             record.rows.push(NewRow { timestamp_ms: 0, values });
         }
         let path = self.root().join("to_be_indexed/LA1").join(name);
@@ -197,6 +210,27 @@ fn a_morning_is_filed_by_patient_and_what_is_no_treatment_has_its_own_place() {
     let again = site.run();
     assert!(again.linacs.is_empty() && again.is_clean(), "{again:?}");
     assert_eq!(again.counts.records, 6);
+}
+
+#[test]
+fn a_record_without_a_dose_counter_is_no_record_of_0_mu_and_keeps_no_other_from_its_treatment() {
+    let mut site = Site::new();
+    let mut without = NewRecord::agility(Version::V3);
+    without.items.retain(|item| ![items::DOSE_RAW, items::STEP_DOSE].contains(item));
+    site.write("a.trf", without, "1-1/AP", "2026-03-02 09:00:30", 30, 0.0);
+    site.record("b.trf", "1-2/AP", "2026-03-02 09:05:30", 30, 50.0);
+    let canceled = Treatment {
+        canceled: true,
+        beam_on: false,
+        beam_complete: false,
+        ..treatment(1, 1, "1-1", "2026-03-02 08:59:55", 37, 50.0)
+    };
+    site.source.rows = vec![canceled, treatment(2, 1, "1-2", "2026-03-02 09:04:55", 37, 50.0)];
+    let run = site.run();
+    assert_eq!((run.counts.indexed, run.counts.no_mosaiq_record_found), (1, 1), "{run:?}");
+    let all = site.index().find(&Query::default()).unwrap();
+    let waits = all.iter().find(|entry| entry.state == State::NoMosaiqRecordFound).unwrap();
+    assert!(waits.reason.as_deref().is_some_and(|reason| reason.contains("dose counter")), "{waits:?}");
 }
 
 #[test]
