@@ -16,6 +16,7 @@ pub mod tables;
 
 use chrono::{DateTime, Datelike, NaiveDate, NaiveDateTime, NaiveTime, TimeDelta, TimeZone, Utc, Weekday};
 use chrono_tz::Tz;
+use trf_core::Zone;
 use trf_core::align::{AlignOptions, Log, Treatment};
 
 use clocks::Clock;
@@ -283,7 +284,7 @@ impl Clinic {
 
     /// Options for this clinic.
     pub fn options(&self) -> AlignOptions {
-        AlignOptions::new(self.settings.zone)
+        AlignOptions::new(Zone::named(self.settings.zone.name()).expect("both databases are IANA's"))
     }
     fn local(&self, time: DateTime<Utc>) -> NaiveDateTime {
         time.with_timezone(&self.settings.zone).naive_local()

@@ -6,7 +6,7 @@
 //!
 //! | file | knows | does not know |
 //! |---|---|---|
-//! | `clock` | time zones, the doubled and the skipped hour | rows |
+//! | `clock` | the doubled and the skipped hour | what zones there are |
 //! | `evidence` | how well a record fits a row, or several run as one | other records |
 //! | `drift` | the difference between the clocks through the day | which row is taken |
 //! | `assign` | that each row is had once; interrupted and resumed; margins | time |
@@ -25,6 +25,7 @@ use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, NaiveDate, NaiveDateTime, TimeDelta, Utc};
 
+use crate::Zone;
 use crate::error::Result;
 use crate::reader::Record;
 use assign::{Choices, Entry};
@@ -72,9 +73,9 @@ impl Log {
 /// Indices of the logs of each of the clinic's days, in the order of time.
 ///
 /// A day ends at four in the morning, so that an evening that goes on after midnight stays together.
-pub fn days(logs: &[Log], time_zone: chrono_tz::Tz) -> Vec<Vec<usize>> {
+pub fn days(logs: &[Log], time_zone: &Zone) -> Vec<Vec<usize>> {
     let day = |log: &Log| -> NaiveDate {
-        let local = log.end_utc.with_timezone(&time_zone).naive_local();
+        let local = time_zone.local(log.end_utc);
         local.checked_sub_signed(DAY_BEGINS).unwrap_or(local).date()
     };
     let order = in_order(logs);
@@ -88,7 +89,7 @@ pub fn local_span(logs: &[Log], options: &AlignOptions) -> Option<(NaiveDateTime
     const CHANGE: TimeDelta = TimeDelta::hours(1);
     #[expect(clippy::cast_possible_truncation, reason = "seconds of a day; saturates")]
     let reach = TimeDelta::try_seconds(options.max_drift_s as i64)? + CHANGE;
-    let local = |time: DateTime<Utc>| time.with_timezone(&options.time_zone).naive_local();
+    let local = |time: DateTime<Utc>| options.time_zone.local(time);
     let first = logs.iter().map(|log| log.start_utc).min()?;
     let last = logs.iter().map(|log| log.end_utc).max()?;
     Some((local(first).checked_sub_signed(reach)?, local(last).checked_add_signed(reach)?))

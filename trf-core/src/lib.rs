@@ -38,6 +38,8 @@ pub mod share;
 pub mod summary;
 pub mod table;
 pub mod writer;
+#[cfg(feature = "fleet")]
+mod zone;
 
 pub use columns::MetersetSource;
 pub use delivery::Delivery;
@@ -51,3 +53,5 @@ pub use reader::{Column, Record, Warning};
 pub use rtplan::RtPlan;
 pub use summary::Summary;
 pub use table::Table;
+#[cfg(feature = "fleet")]
+pub use zone::Zone;

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use chrono::{NaiveDateTime, Offset, TimeDelta, TimeZone, Utc};
+use chrono::{NaiveDateTime, TimeDelta, Utc};
 use clap::Subcommand;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
@@ -202,11 +202,11 @@ async fn report(
 }
 
 fn clocks(settings: &MosaiqSettings, about: &About, now: NaiveDateTime) -> Result<Time> {
-    let offset = settings.zone()?.offset_from_utc_datetime(&about.utc).fix();
+    let offset = settings.zone()?.offset(about.utc.and_utc());
     Ok(Time {
         zone: settings.time_zone.clone(),
         server_offset_min: about.utc_offset().num_minutes(),
-        zone_offset_min: i64::from(offset.local_minus_utc()) / 60,
+        zone_offset_min: offset.num_minutes(),
         server_ahead_s: (about.utc - now).num_milliseconds() as f64 / 1000.0,
     })
 }

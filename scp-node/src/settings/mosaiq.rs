@@ -175,8 +175,8 @@ impl MosaiqSettings {
     /// # Errors
     /// [`crate::Error::Settings`] when no zone has this name.
     #[cfg(feature = "server")]
-    pub fn zone(&self) -> Result<chrono_tz::Tz> {
-        self.time_zone.parse().map_err(|_| {
+    pub fn zone(&self) -> Result<trf_core::Zone> {
+        trf_core::Zone::named(&self.time_zone).ok_or_else(|| {
             let what = format!(
                 "`{}` is no IANA time zone: give one such as Europe/London or Australia/Sydney, as listed on \
                  https://en.wikipedia.org/wiki/List_of_tz_database_time_zones",
@@ -239,6 +239,6 @@ mod tests {
     fn a_time_zone_is_known_by_its_iana_name() {
         let error = check(&LEAST.replace("Europe/London", "AUS Eastern Standard Time")).unwrap_err();
         assert!(error.contains("site.mosaiq.time_zone") && error.contains("Australia/Sydney"), "{error}");
-        assert_eq!(check(LEAST).unwrap().zone().unwrap(), chrono_tz::Europe::London);
+        assert_eq!(check(LEAST).unwrap().zone().unwrap(), trf_core::Zone::named("Europe/London").unwrap());
     }
 }

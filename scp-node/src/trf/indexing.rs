@@ -12,9 +12,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use chrono::{DateTime, Utc};
-use chrono_tz::Tz;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
+use trf_core::Zone;
 use trf_core::index::{Counts, Index, Repaired};
 
 use super::treatments::Treatments;
@@ -169,7 +169,7 @@ pub fn linac_of<'a>(
 }
 
 /// The zone of a site's wall clock, if it is set.
-fn zone(site: &SiteSettings) -> Option<Tz> {
+fn zone(site: &SiteSettings) -> Option<Zone> {
     site.mosaiq.as_ref().and_then(|mosaiq| mosaiq.zone().ok())
 }
 

@@ -194,7 +194,7 @@ pub fn for_each_day(
         let records = clinic.records_of(linac);
         let logs: Vec<Log> = records.iter().map(|&record| clinic.log(record)).collect();
         let mut known: Option<(Drift, chrono::DateTime<chrono::Utc>)> = None;
-        for of_day in align::days(&logs, clinic.settings.zone) {
+        for of_day in align::days(&logs, &clinic.options().time_zone) {
             let of_records: Vec<usize> = of_day.iter().map(|&log| records[log]).collect();
             let of_logs: Vec<Log> = of_day.iter().map(|&log| logs[log].clone()).collect();
             let (from, to) = align::local_span(&of_logs, &clinic.options()).expect("a day has records");

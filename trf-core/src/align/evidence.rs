@@ -114,7 +114,7 @@ impl Evidence {
             .filter(|(_, row)| !row.makes_no_record())
             .map(|(index, row)| Row {
                 index,
-                spans: clock::spans(options.time_zone, row.created_local, row.edited_local)
+                spans: clock::spans(&options.time_zone, row.created_local, row.edited_local)
                     .into_iter()
                     .map(|(create, edit)| (seconds(create), seconds(edit)))
                     .collect(),

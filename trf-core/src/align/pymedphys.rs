@@ -33,7 +33,7 @@ pub fn like_pymedphys(log: &Log, treatments: &[Treatment], options: &AlignOption
 }
 
 fn rows(log: &Log, treatments: &[Treatment], options: &AlignOptions, buffer: TimeDelta) -> Vec<usize> {
-    let time = log.end_utc.with_timezone(&options.time_zone).naive_local();
+    let time = options.time_zone.local(log.end_utc);
     let fits = |row: &Treatment| {
         same(&row.field_label, &log.field_label)
             && same(&row.field_name, &log.field_name)

@@ -2,6 +2,8 @@
 
 use chrono::{DateTime, NaiveDateTime, Utc};
 
+use crate::Zone;
+
 /// One record as alignment sees it. Times are those of the linac's clock.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Log {
@@ -74,7 +76,7 @@ impl Treatment {
 #[non_exhaustive]
 pub struct AlignOptions {
     /// The zone of the server's wall clock.
-    pub time_zone: chrono_tz::Tz,
+    pub time_zone: Zone,
     /// What the clocks differed by on the nearest earlier day, if that is known: see [`Drift::after_days`].
     pub drift_before: Option<Drift>,
     /// What they differed by on the nearest later day, for records that are aligned once more.
@@ -89,7 +91,7 @@ pub struct AlignOptions {
 
 impl AlignOptions {
     /// The usual options for a server in `time_zone`.
-    pub fn new(time_zone: chrono_tz::Tz) -> Self {
+    pub fn new(time_zone: Zone) -> Self {
         AlignOptions {
             time_zone,
             drift_before: None,
@@ -103,7 +105,7 @@ impl AlignOptions {
 
 impl Default for AlignOptions {
     fn default() -> Self {
-        Self::new(chrono_tz::UTC)
+        Self::new(Zone::UTC)
     }
 }
 

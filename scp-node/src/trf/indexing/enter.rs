@@ -65,7 +65,7 @@ impl Job<'_> {
                 let machine = Header::read(path).ok().map(|header| header.machine_id);
                 let known = linac_of(settings, directory.as_deref(), machine.as_deref());
                 let zone = known.and_then(|(site, _)| zone(site));
-                let local = |time: DateTime<Utc>| zone.map(|zone| time.with_timezone(&zone).naive_local());
+                let local = |time: DateTime<Utc>| zone.as_ref().map(|zone| zone.local(time));
                 let name = known.map(|(_, linac)| linac.name.clone());
                 (path, name, known.map(|(site, _)| site.name.clone()), FileFacts::read(path, local))
             })
