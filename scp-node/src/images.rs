@@ -1,6 +1,6 @@
 //! Where objects lie, what is known about them, and how they get there.
 //!
-//! `layout` (values to paths), `walk` and `head` (bytes to values) know no files; `catalog` is what readers use; `store`
+//! `layout` (values to paths), `walk` and `head` (bytes to values) know no files; `catalog` is what readers use, in the values of `rows`; `store`
 //! is the writing side, `filing` its one way to give an object a place, `reindex` the way back from files to rows.
 
 pub mod catalog;
@@ -9,13 +9,15 @@ pub mod filing;
 pub mod head;
 pub mod layout;
 pub mod reindex;
+mod rows;
 mod spool;
 pub mod store;
 pub mod walk;
 
-pub use catalog::{Catalog, Instance, PlanRecord, Session, SessionFilter, Totals};
+pub use catalog::Catalog;
 pub use filing::Filed;
 pub use head::Beam;
+pub use rows::{Instance, PlanRecord, Session, SessionFilter, Totals};
 pub use store::{Announced, Arrived, Refusal, Store};
 
 #[cfg(test)]

@@ -7,11 +7,12 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use chrono::{NaiveDate, NaiveDateTime};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
 
-use super::head::Beam;
 use super::layout;
+use super::rows::{
+    Instance, PlanRecord, Session, SessionFilter, TIME_FORMAT, Totals, beam_text, instance, plan, time,
+};
 use crate::error::{Error, Result};
 use crate::names::Uid;
 
@@ -19,8 +20,6 @@ use crate::names::Uid;
 const BUSY: Duration = Duration::from_secs(20);
 /// Pause between two tries where SQLite itself does not wait.
 const BUSY_PAUSE: Duration = Duration::from_millis(5);
-/// How times are written: sortable as text, microseconds kept.
-pub(super) const TIME_FORMAT: &str = "%Y-%m-%dT%H:%M:%S%.6f";
 
 /// Numbered migrations; one is added at the end, none is ever changed. `user_version` counts the ones applied.
 const MIGRATIONS: &[&str] = &[
@@ -81,126 +80,12 @@ CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
     crate::fetch::MEMORY_TABLES,
 ];
 
-/// How much the catalog holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Totals {
-    /// Objects.
-    pub objects: u64,
-    /// Sessions.
-    pub sessions: u64,
-    /// Sessions whose plan has no known label yet.
-    pub unlabelled: u64,
-    /// Instances that came again with other bytes.
-    pub kept: u64,
-}
-
 /// One connection to the catalog of one root.
 #[derive(Debug)]
 pub struct Catalog {
     pub(super) connection: Connection,
     root: PathBuf,
     path: PathBuf,
-}
-
-/// A plan whose label is known.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct PlanRecord {
-    /// SOP Instance UID of the plan.
-    pub plan_uid: Uid,
-    /// (0010,0020)
-    pub patient_id: String,
-    /// (300A,0002)
-    pub label: String,
-    /// (300A,0006) and (300A,0007).
-    pub dated: Option<NaiveDateTime>,
-}
-
-/// Images of one plan, one series and one acquisition date.
-#[derive(Debug, Clone, PartialEq, serde::Serialize)]
-pub struct Session {
-    /// Row id; changes with a reindex.
-    #[serde(skip)]
-    pub id: i64,
-    /// (0010,0020)
-    pub patient_id: String,
-    /// SOP Instance UID of the plan that the images name.
-    pub plan_uid: Option<String>,
-    /// The plan's label when the session was filed; `None` while it is unknown.
-    pub plan_label: Option<String>,
-    /// (0020,000E)
-    pub series_uid: String,
-    /// Acquisition date.
-    pub date: Option<NaiveDate>,
-    /// Acquisition of the first image.
-    pub acquired: Option<NaiveDateTime>,
-    /// Absolute path.
-    pub directory: PathBuf,
-    /// Images in the session.
-    pub images: u64,
-}
-
-/// One object of a session.
-#[derive(Debug, Clone, PartialEq, serde::Serialize)]
-pub struct Instance {
-    /// (0008,0018)
-    pub sop_instance_uid: String,
-    /// Absolute path.
-    pub path: PathBuf,
-    /// Size of the file.
-    pub bytes: u64,
-    /// (0008,0016)
-    pub sop_class_uid: String,
-    /// (0002,0010)
-    pub transfer_syntax_uid: String,
-    /// (0020,000D)
-    pub study_uid: Option<String>,
-    /// (0020,0013)
-    pub instance_number: Option<i64>,
-    /// (0008,0008)
-    pub image_type: Option<String>,
-    /// Acquisition date and time.
-    pub acquired: Option<NaiveDateTime>,
-    /// MV or kV.
-    pub beam: Option<Beam>,
-    /// (300A,011E), IEC 61217, degrees.
-    pub gantry_iec_deg: Option<f64>,
-    /// (300A,0120), IEC 61217, degrees.
-    pub collimator_iec_deg: Option<f64>,
-    /// (300A,0122), IEC 61217, degrees.
-    pub couch_iec_deg: Option<f64>,
-    /// (3002,0026), mm.
-    pub sid_mm: Option<f64>,
-    /// (3002,0011), mm: between rows, between columns.
-    pub pixel_spacing_mm: Option<[f64; 2]>,
-    /// (0028,0010)
-    pub rows: Option<u16>,
-    /// (0028,0011)
-    pub columns: Option<u16>,
-    /// (3002,0020)
-    pub machine: Option<String>,
-}
-
-/// Which sessions are meant; `None` leaves a field open.
-#[derive(Debug, Clone, Default)]
-pub struct SessionFilter {
-    /// Exact patient ID.
-    pub patient_id: Option<String>,
-    /// Exact label at the time of filing.
-    pub plan_label: Option<String>,
-    /// Plan's SOP Instance UID.
-    pub plan_uid: Option<String>,
-    /// Series.
-    pub series_uid: Option<String>,
-    /// Acquisition date.
-    pub date: Option<NaiveDate>,
-    /// Only sessions acquired before this.
-    pub before: Option<NaiveDateTime>,
-    /// Only sessions with an image of this kind.
-    pub beam: Option<Beam>,
-    /// Only sessions with an image whose Image Type holds this value.
-    pub image_type: Option<String>,
-    /// At most so many, newest first; 0 is all.
-    pub limit: u64,
 }
 
 impl Catalog {
@@ -574,53 +459,4 @@ fn escape_uri(path: &Path) -> String {
     let text = path.display().to_string().replace('\\', "/");
     let text = text.replace('%', "%25").replace('?', "%3f").replace('#', "%23");
     if text.starts_with('/') { text } else { format!("/{text}") }
-}
-
-fn plan(row: &Row<'_>) -> rusqlite::Result<Option<PlanRecord>> {
-    let Some(plan_uid) = Uid::new(&row.get::<_, String>(0)?) else { return Ok(None) };
-    Ok(Some(PlanRecord { plan_uid, patient_id: row.get(1)?, label: row.get(2)?, dated: time(row.get(3)?) }))
-}
-
-fn instance(row: &Row<'_>, directory: &Path) -> rusqlite::Result<Instance> {
-    let spacing: (Option<f64>, Option<f64>) = (row.get(14)?, row.get(15)?);
-    Ok(Instance {
-        sop_instance_uid: row.get(0)?,
-        path: directory.join(row.get::<_, String>(1)?),
-        bytes: row.get::<_, i64>(2)?.max(0) as u64,
-        sop_class_uid: row.get(3)?,
-        transfer_syntax_uid: row.get(4)?,
-        study_uid: row.get(5)?,
-        instance_number: row.get(6)?,
-        image_type: row.get(7)?,
-        acquired: time(row.get(8)?),
-        beam: row.get::<_, Option<String>>(9)?.and_then(|b| beam_from(&b)),
-        gantry_iec_deg: row.get(10)?,
-        collimator_iec_deg: row.get(11)?,
-        couch_iec_deg: row.get(12)?,
-        sid_mm: row.get(13)?,
-        pixel_spacing_mm: spacing.0.zip(spacing.1).map(|(rows, columns)| [rows, columns]),
-        rows: row.get(16)?,
-        columns: row.get(17)?,
-        machine: row.get(18)?,
-    })
-}
-
-fn time(text: Option<String>) -> Option<NaiveDateTime> {
-    text?.parse().ok()
-}
-
-/// How the catalog writes it.
-pub(super) fn beam_text(beam: Beam) -> &'static str {
-    match beam {
-        Beam::Mv => "MV",
-        Beam::Kv => "kV",
-    }
-}
-
-fn beam_from(text: &str) -> Option<Beam> {
-    match text {
-        "MV" => Some(Beam::Mv),
-        "kV" => Some(Beam::Kv),
-        _ => None,
-    }
 }

@@ -11,9 +11,10 @@ use std::path::{Path, PathBuf};
 use rusqlite::{OptionalExtension, params};
 use sha2::{Digest, Sha256};
 
-use super::catalog::{Catalog, PlanRecord, TIME_FORMAT, beam_text};
+use super::catalog::Catalog;
 use super::head::{Head, RT_IMAGE};
 use super::layout::{self, SessionKey};
+use super::rows::{PlanRecord, TIME_FORMAT, beam_text};
 use crate::error::{Error, Result};
 use crate::names::Uid;
 

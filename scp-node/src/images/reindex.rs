@@ -6,10 +6,11 @@ use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::catalog::{Catalog, PlanRecord};
+use super::catalog::Catalog;
 use super::filing::{self, Received};
 use super::head::{self, Head};
 use super::layout;
+use super::rows::PlanRecord;
 use super::walk::{Syntax, Walker};
 use crate::error::{Error, Result};
 use crate::names::Uid;
