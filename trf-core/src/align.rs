@@ -253,8 +253,8 @@ impl<'a> Alignment<'a> {
         })
     }
 
-    /// One patient at a time lies on the couch: a record of another one between two of the same patient is a matter for a person.
-    /// Of two such that stand in each other's way (a, b, a, b) it is the one that is less certain.
+    /// One patient at a time lies on the couch: of a record between two of another patient, and those two, the least certain is a
+    /// matter for a person.
     fn doubt_strangers(&self, outcomes: &mut [Outcome], drift: impl Fn(usize) -> f64) {
         while let Some(log) = self.stranger(outcomes) {
             let Some(stranger) = outcomes.get_mut(log) else { return };
@@ -266,7 +266,7 @@ impl<'a> Alignment<'a> {
         }
     }
 
-    /// The least certain record of a patient that lies between two of another one.
+    /// The least certain record of those that cannot all be right.
     fn stranger(&self, outcomes: &[Outcome]) -> Option<usize> {
         /// Longer than this apart, two records of one patient may be of two visits.
         const ONE_VISIT_S: f64 = 3600.0;
@@ -278,15 +278,16 @@ impl<'a> Alignment<'a> {
             _ => None,
         });
         let matched: Vec<(usize, i64, f64)> = matched.collect();
-        let strangers = matched.windows(3).filter_map(|three| {
-            let &[(before, patient, _), (log, stranger, margin), (after, same, _)] = three else {
-                return None;
+        let contradicts = |three: &&[(usize, i64, f64)]| {
+            let &[(before, patient, _), (_, stranger, _), (after, same, _)] = *three else { return false };
+            let apart_s = match (self.evidence.logs.get(before), self.evidence.logs.get(after)) {
+                (Some(before), Some(after)) => after.0 - before.1,
+                _ => return false,
             };
-            let (before, after) = (self.evidence.logs.get(before)?, self.evidence.logs.get(after)?);
-            let one_visit = patient == same && after.0 - before.1 < ONE_VISIT_S;
-            (one_visit && stranger != patient).then_some((log, margin))
-        });
-        strangers.min_by(|a, b| a.1.total_cmp(&b.1)).map(|(log, _)| log)
+            patient == same && stranger != patient && apart_s < ONE_VISIT_S
+        };
+        let doubtful = matched.windows(3).filter(contradicts).flatten();
+        doubtful.min_by(|a, b| a.2.total_cmp(&b.2)).map(|(log, ..)| *log)
     }
 
     fn unit(&self, log: usize, unit: Option<usize>) -> Option<&Unit> {

@@ -177,6 +177,37 @@ fn a_record_between_two_of_one_patient_is_not_given_to_another() {
 }
 
 #[test]
+fn an_unfinished_field_gets_no_more_after_another_patient_lay_there() {
+    // Patient 1's field was interrupted for today, and its row edited hours later; patient 2 comes, then patient 3, whose row of the
+    // same name was deleted: its record would be a further part of patient 1's field.
+    let (mut logs, mut rows) = ordinary_patients(0.0, 4000.0);
+    logs.splice(
+        0..0,
+        [
+            ran("AP", 0.0, 14.0, 53.0),
+            ran("PA", 55.0, 104.0, 108.3),
+            ran("IMRT", 520.0, 650.0, 150.0),
+            ran("AP", 1135.0, 1192.0, 87.4),
+            ran("PA", 1205.0, 1254.0, 82.9),
+        ],
+    );
+    let unfinished = Treatment { beam_complete: false, ..entered(1, "AP", -85.0, 10_800.0, 197.1) };
+    rows.extend([
+        unfinished,
+        entered(1, "PA", 20.0, 106.0, 108.3),
+        entered(2, "IMRT", 480.0, 653.0, 150.0),
+        entered(3, "PA", 1195.0, 1257.0, 82.9),
+    ]);
+    let before = Drift { seconds: 0.0, spread_s: 3.0, n_pairs: 40 };
+    let options = AlignOptions { drift_before: Some(before), ..AlignOptions::default() };
+    let day = align_day(&logs, &rows, &options);
+    for (log, row) in [(1, 7), (2, 8), (4, 9)] {
+        assert_eq!(rows_of(&day.outcomes[log]), [row], "{:?}", day.outcomes[log]);
+    }
+    assert_eq!(rows_of(&day.outcomes[3]), [0; 0], "its own row was deleted: {:?}", day.outcomes[3]);
+}
+
+#[test]
 fn a_clock_is_not_put_forward_by_more_than_it_shows_between_two_records() {
     // One field in two parts, each with its row; the clock is set later, by as much as makes both parts fit the first row.
     let (mut logs, mut rows) = ordinary_patients(399.0, 8000.0);
