@@ -234,7 +234,7 @@ async fn a_wrong_ae_title_is_told_from_an_unknown_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_slow_archive_is_waited_for_and_a_cut_connection_is_continued_by_the_next_fetch() {
+async fn a_slow_archive_is_waited_for() {
     let slow = Faults {
         answer_delay: Duration::from_millis(5),
         // Slower than the response time as a whole, but alive.
@@ -247,12 +247,23 @@ async fn a_slow_archive_is_waited_for_and_a_cut_connection_is_continued_by_the_n
         fetch(&site.wish(), &site.settings, &CancellationToken::new(), &mut |s| steps.push(s)).await.unwrap();
     assert_eq!(uids(&fetched), site.newest());
     assert!(steps.contains(&Step::Moving { done: 2, total: 4 }), "{steps:?}");
+}
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_cut_connection_left_is_asked_for_over_a_new_one_once_and_then_by_the_next_fetch() {
     let site = Site::start(Faults { drop_after_sub_operations: Some(2), ..Faults::default() }).await;
+    let fetched = site.fetch(&site.wish()).await.unwrap();
+    assert_eq!((uids(&fetched), fetched.moved), (site.newest(), 4), "two and two");
+
+    // One of four, then one of three.
+    let site = Site::start(Faults { drop_after_sub_operations: Some(1), ..Faults::default() }).await;
     assert_eq!(site.fails().await.kind(), "unreachable");
     site.aria.set_faults(Faults::default());
     let fetched = site.fetch(&site.wish()).await.unwrap();
     assert_eq!((uids(&fetched), fetched.moved), (site.newest(), 2));
+
+    let site = Site::start(Faults { drop_after_sub_operations: Some(0), ..Faults::default() }).await;
+    assert_eq!(site.fails().await.kind(), "unreachable", "nothing came");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -53,7 +53,8 @@ pub(super) fn wanted(plans: &[ListedPlan], images: &[ListedImage]) -> Vec<Wanted
         .collect()
 }
 
-/// Moves these instances and waits until they are in the catalog; what did not come is asked for once more.
+/// Moves these instances and waits until they are in the catalog; what did not come, also because the connection was cut, is asked
+/// for once more.
 ///
 /// # Returns
 /// How many arrived.
@@ -84,7 +85,16 @@ pub(super) async fn bring(
             missing.chunks(if refuses_lists { 1 } else { UIDS_PER_MOVE }).map(<[_]>::to_vec).collect()
         };
         for chunk in chunks {
-            let outcome = attempt_move(inquiry, catalog, settings, wanted, &chunk, whole, progress).await?;
+            let outcome =
+                match attempt_move(inquiry, catalog, settings, wanted, &chunk, whole, progress).await {
+                    // Something came before the connection was cut: the rest is asked for over a new one, once.
+                    Err(error) if attempt == 0 && is_cut(&error) && arrived_any(catalog, &chunk)? => {
+                        tracing::warn!(archive = %inquiry.archive().peer(), %error, "a move was cut off");
+                        wait_for(catalog, &chunk, &cancel).await?;
+                        continue;
+                    }
+                    outcome => outcome?,
+                };
             if outcome.status == Status::SUCCESS || !outcome.is_clean() && arrived_any(catalog, &chunk)? {
                 wait_for(catalog, &chunk, &cancel).await?;
             }
@@ -155,6 +165,10 @@ async fn attempt_move(
         }
         Err(error) => Err(error),
     }
+}
+
+fn is_cut(error: &Error) -> bool {
+    matches!(error, Error::Unreachable { .. } | Error::PeerMisbehaved { .. })
 }
 
 fn absent(catalog: &Catalog, instances: &[Uid]) -> Result<Vec<Uid>> {
