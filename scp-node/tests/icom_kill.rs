@@ -88,7 +88,8 @@ fn check(dir: &Path, report: &Report, idle: &HashMap<MessageHash, bool>, kills: 
         assert!(kills.iter().any(near), "message {} was lost with no kill near", sent.number);
     }
     assert!(archived.len() > 200, "only {} messages in {} records", archived.len(), records.len());
-    assert!(find_partial(dir).is_none(), "half a file: {:?}", find_partial(dir));
+    let starts: Vec<u64> = records.iter().map(|record| record.record.stream_start).collect();
+    assert!(find_partial(dir).is_none(), "half a file: {:?}; records begin at {starts:?}", find_partial(dir));
     lost.len()
 }
 

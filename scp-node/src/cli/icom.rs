@@ -111,6 +111,8 @@ impl Listen {
         let settings = self.settings(&settings.icom)?;
         settings.check()?;
         runtime()?.block_on(async {
+            // Heard from here on: links that are open are closed in order, however soon a stop comes.
+            let stop_asked = super::serve::stopped();
             let shutdown = CancellationToken::new();
             let handle = crate::icom::IcomHandle::default();
             let task = tokio::spawn(crate::icom::run(settings, handle, shutdown.clone()));
@@ -118,7 +120,7 @@ impl Listen {
             printer.note(format!("listening to {names}; Ctrl-C stops, once the beam is off"));
             let aborted = task.abort_handle();
             tokio::select! {
-                () = super::serve::stopped() => {}
+                () = stop_asked => {}
                 // A start that fails ends the task at once.
                 () = ended(&aborted) => {}
             }
