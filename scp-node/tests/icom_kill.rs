@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 use std::collections::HashMap;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -60,6 +61,8 @@ fn kill_lane(lane: u64) -> usize {
         listener.wait().unwrap();
     }
     let mut listener = listen(dir.path(), &emulator);
+    // A stop before it is up would be one more kill, which the emulator may not notice before all is sent.
+    wait_until_up(&mut listener);
     enough.store(true, Ordering::Relaxed);
     wait_for("all messages to be sent", || emulator.all_sent());
     terminate(&mut listener);
@@ -112,9 +115,16 @@ fn listen(dir: &Path, emulator: &Emulator) -> Child {
         .env("SCP_NODE_CONFIG", "/dev/null")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(Stdio::null())
+        .stderr(Stdio::piped())
         .spawn()
         .unwrap()
+}
+
+/// Waits until the listener says so, and reads on, so that it never waits for us.
+fn wait_until_up(listener: &mut Child) {
+    let mut lines = BufReader::new(listener.stderr.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().contains("listening to")), "the listener does not start");
+    std::thread::spawn(move || lines.for_each(drop));
 }
 
 fn terminate(child: &mut Child) {
