@@ -249,7 +249,7 @@ impl Elements {
             Some(Frame { kind: FrameKind::Fragments, .. }) => self.in_fragments(header),
             Some(Frame { kind: FrameKind::Item, end: None, .. }) if header.tag == ITEM_END => {
                 self.frames.pop();
-                Ok(())
+                self.element_done()
             }
             _ => self.in_data_set(header),
         }
@@ -496,19 +496,26 @@ mod tests {
         bytes
     }
 
-    fn plan_reference(item: &[u8], defined: bool) -> Vec<u8> {
-        if defined {
-            implicit(0x300C_0002, &implicit(ITEM, item))
-        } else {
-            undefined(0x300C_0002, &undefined(ITEM, item, ITEM_END), SEQUENCE_END)
-        }
+    /// Both lengths that a sequence and its item may have, each on its own. Source: PS3.5 §7.5.
+    const LENGTHS: [(bool, bool); 4] = [(true, true), (true, false), (false, true), (false, false)];
+
+    fn nested(tag: u32, content: &[u8], (sequence, item): (bool, bool)) -> Vec<u8> {
+        let item = if item { implicit(ITEM, content) } else { undefined(ITEM, content, ITEM_END) };
+        if sequence { implicit(tag, &item) } else { undefined(tag, &item, SEQUENCE_END) }
+    }
+
+    fn plan_reference(item: &[u8], lengths: (bool, bool)) -> Vec<u8> {
+        nested(0x300C_0002, item, lengths)
     }
 
     #[test]
     fn values_are_the_same_however_the_bytes_are_cut() {
-        for defined in [true, false] {
+        for (outer, inner) in LENGTHS.iter().flat_map(|a| LENGTHS.map(|b| (*a, b))) {
             let mut bytes = implicit(0x0010_0020, b"QA_1");
-            bytes.extend(plan_reference(&implicit(0x0008_1155, b"1.2.3\0"), defined));
+            let mut item = nested(0x0040_A170, &implicit(0x0008_0104, b"QA"), inner);
+            item.extend(implicit(0x0008_1155, b"1.2.3\0"));
+            item.extend(nested(0x300C_0020, &[], inner));
+            bytes.extend(plan_reference(&item, outer));
             bytes.extend(implicit(PIXEL_DATA, &[7; 1000]));
             let whole = walk(IMPLICIT, &bytes, bytes.len()).unwrap();
             assert_eq!(whole[&Path { parent: 0, tag: 0x0010_0020 }], b"QA_1");
@@ -570,7 +577,7 @@ mod tests {
     fn a_data_set_that_is_cut_anywhere_is_an_error() {
         let mut bytes = implicit(0x0010_0020, b"QA_1");
         let first = bytes.len();
-        bytes.extend(plan_reference(&implicit(0x0008_1155, b"1.2.3\0"), false));
+        bytes.extend(plan_reference(&implicit(0x0008_1155, b"1.2.3\0"), (false, false)));
         let second = bytes.len();
         bytes.extend(implicit(PIXEL_DATA, &[7; 64]));
         for end in 1..bytes.len() {
