@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
 
 use super::layout;
+use super::moves::Moves;
 use super::rows::{
     Instance, PlanRecord, Session, SessionFilter, TIME_FORMAT, Totals, beam_text, instance, plan, time,
 };
@@ -78,6 +79,8 @@ CREATE TABLE kept (
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 ",
     crate::fetch::MEMORY_TABLES,
+    // Kept objects count for the quota.
+    "ALTER TABLE kept ADD COLUMN bytes INTEGER NOT NULL DEFAULT 0;",
 ];
 
 /// One connection to the catalog of one root.
@@ -96,7 +99,9 @@ impl Catalog {
     pub fn open(root: &Path) -> Result<Self> {
         let path = Self::file(root);
         let directory = root.join(layout::CATALOG);
-        std::fs::create_dir_all(&directory).map_err(Error::io(&directory))?;
+        let mut moves = Moves::default();
+        moves.make(&directory)?;
+        moves.sync()?;
         let connection = Connection::open(&path).map_err(catalog_error(&path))?;
         let mut catalog = Self { connection, root: root.into(), path };
         let deadline = Instant::now() + BUSY;
@@ -388,15 +393,39 @@ impl Catalog {
         find().map_err(|e| self.error(e))
     }
 
-    /// Bytes of all objects.
+    /// Bytes of all objects, of those that came again with other bytes too.
     ///
     /// # Errors
     /// [`Error::Catalog`]
     pub fn total_bytes(&self) -> Result<u64> {
-        let sum = self
-            .connection
-            .query_row("SELECT ifnull(sum(bytes), 0) FROM instances", [], |r| r.get::<_, i64>(0));
+        let sum = self.connection.query_row(
+            "SELECT (SELECT ifnull(sum(bytes), 0) FROM instances) + (SELECT ifnull(sum(bytes), 0) FROM kept)",
+            [],
+            |r| r.get::<_, i64>(0),
+        );
         Ok(sum.map_err(|e| self.error(e))?.max(0) as u64)
+    }
+
+    /// Whether nothing was ever filed, or all that it knew is lost.
+    pub(super) fn is_empty(&self) -> Result<bool> {
+        let empty = self.connection.query_row("SELECT NOT EXISTS (SELECT 1 FROM sessions)", [], |r| r.get(0));
+        empty.map_err(|e| self.error(e))
+    }
+
+    /// Reads all of the database's pages.
+    ///
+    /// # Errors
+    /// [`Error::Catalog`] with `SQLITE_CORRUPT` when one is damaged.
+    pub(super) fn check(&self) -> Result<()> {
+        let found: String = self
+            .connection
+            .query_row("PRAGMA quick_check(1)", [], |r| r.get(0))
+            .map_err(|e| self.error(e))?;
+        if found == "ok" {
+            return Ok(());
+        }
+        let corrupt = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
+        Err(self.error(rusqlite::Error::SqliteFailure(corrupt, Some(found))))
     }
 
     /// How much there is of everything.
@@ -425,6 +454,14 @@ impl Catalog {
             .prepare_cached("SELECT value FROM meta WHERE key = ?1")?
             .query_row([key], |r| r.get(0))
             .optional()
+    }
+
+    /// Sets a value of the `meta` table, and returns when it would survive a power cut.
+    pub(super) fn set_meta_durably(&self, key: &str, value: &str) -> rusqlite::Result<()> {
+        self.connection.pragma_update(None, "synchronous", "FULL")?;
+        let set = self.set_meta(key, Some(value));
+        self.connection.pragma_update(None, "synchronous", "NORMAL")?;
+        set
     }
 
     /// Sets or removes a value of the `meta` table.

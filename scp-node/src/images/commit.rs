@@ -2,14 +2,18 @@
 //!
 //! An object is queued by the thread of its association, which then either commits what is queued, its own among it, or waits
 //! because another thread does. So a single sender costs no hand-over between threads, and many share one transaction and one
-//! sync of each directory. None is reported before the commit that holds it.
+//! sync of each directory. None is reported before the commit that holds it. After a commit the turn goes to whoever waits
+//! longest, so that no association works for the others while its own sender waits.
 
+use std::collections::VecDeque;
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError, mpsc};
 
 use tokio::sync::broadcast;
 
 use super::catalog::Catalog;
-use super::filing::{self, Dirty, Filed, Received};
+use super::filing::{self, Filed, Received};
+use super::layout;
 use super::reindex;
 use super::store::{Arrived, Refusal};
 use crate::error::{Error, Result};
@@ -21,7 +25,7 @@ const BATCH_MAX: usize = 64;
 /// The catalog's one writer in this process.
 #[derive(Debug)]
 pub(super) struct Committer {
-    waiting: Mutex<Vec<Job>>,
+    waiting: Mutex<VecDeque<Job>>,
     /// `None` once closed.
     catalog: Mutex<Option<Catalog>>,
     full: bool,
@@ -31,7 +35,15 @@ pub(super) struct Committer {
 #[derive(Debug)]
 struct Job {
     received: Received,
-    reply: mpsc::SyncSender<Result<Filed, Refusal>>,
+    reply: mpsc::Sender<Reply>,
+}
+
+/// What a waiting thread is told.
+#[derive(Debug)]
+enum Reply {
+    Done(Result<Filed, Refusal>),
+    /// The catalog is free, and this thread's object has waited longest.
+    YourTurn,
 }
 
 impl Committer {
@@ -47,26 +59,39 @@ impl Committer {
     /// # Errors
     /// A [`Refusal`]; the object is not visible then.
     pub(super) fn commit(&self, received: Received) -> Result<Filed, Refusal> {
-        let (reply, outcome) = mpsc::sync_channel(1);
-        lock(&self.waiting).push(Job { received, reply });
-        // Whoever holds the catalog looks at the queue once more after letting go, so nothing queued here is forgotten.
-        while !lock(&self.waiting).is_empty() {
-            let mut catalog = match self.catalog.try_lock() {
-                Ok(catalog) => catalog,
-                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-                Err(TryLockError::WouldBlock) => break,
-            };
-            let batch = {
-                let mut waiting = lock(&self.waiting);
-                let upto = waiting.len().min(BATCH_MAX);
-                waiting.drain(..upto).collect()
-            };
-            match catalog.as_mut() {
-                Some(catalog) => commit(catalog, batch, self.full, &self.arrived),
-                None => drop::<Vec<Job>>(batch),
+        let (reply, told) = mpsc::channel();
+        lock(&self.waiting).push_back(Job { received, reply });
+        loop {
+            self.commit_batch();
+            match told.recv() {
+                Ok(Reply::YourTurn) => {}
+                Ok(Reply::Done(outcome)) => return outcome,
+                Err(mpsc::RecvError) => return Err(Refusal::Fault(Error::Cancelled)),
             }
         }
-        outcome.recv().unwrap_or(Err(Refusal::Fault(Error::Cancelled)))
+    }
+
+    /// Commits what waits, if the catalog is free, and passes the turn on.
+    fn commit_batch(&self) {
+        let catalog = match self.catalog.try_lock() {
+            Ok(catalog) => catalog,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            // Whoever has it passes the turn on after letting go, and what is queued by now is seen then.
+            Err(TryLockError::WouldBlock) => return,
+        };
+        // Locals are dropped in reverse: the turn is passed on when the catalog is free again, after a panic too.
+        let _next = Next(self);
+        let mut catalog = catalog;
+        let batch: Vec<Job> = {
+            let mut waiting = lock(&self.waiting);
+            let upto = waiting.len().min(BATCH_MAX);
+            waiting.drain(..upto).collect()
+        };
+        match catalog.as_mut() {
+            Some(catalog) if !batch.is_empty() => commit(catalog, batch, self.full, &self.arrived),
+            // Closed: who waits is told by the drop.
+            _ => drop(batch),
+        }
     }
 
     /// Waits for the commit that runs, and stops: what is committed later is refused.
@@ -81,6 +106,17 @@ impl Committer {
     }
 }
 
+/// Passes the turn on when dropped.
+struct Next<'c>(&'c Committer);
+
+impl Drop for Next<'_> {
+    fn drop(&mut self) {
+        if let Some(job) = lock(&self.0.waiting).front() {
+            let _ = job.reply.send(Reply::YourTurn);
+        }
+    }
+}
+
 /// After a panic too: the queue is whole at every step, and the next transaction undoes one that was left open.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -88,28 +124,23 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 fn commit(catalog: &mut Catalog, batch: Vec<Job>, full: bool, arrived: &broadcast::Sender<Arrived>) {
     let mut outcomes = Vec::with_capacity(batch.len());
-    let committed = catalog.transaction(|catalog| {
-        let mut dirty = Dirty::default();
+    let committed = catalog.moving(|catalog, moves| {
         for job in &batch {
-            outcomes.push(filing::file(catalog, &job.received, &mut dirty));
+            // What one of them did before it failed must not be committed with the others.
+            outcomes.push(catalog.part(moves, |moves| filing::file(catalog, &job.received, moves)));
         }
-        if full { dirty.sync() } else { Ok(()) }
+        if full { moves.sync() } else { Ok(()) }
     });
     if let Err(error) = &committed {
+        let error = copy(catalog.root(), error);
         tracing::error!(%error, objects = batch.len(), "a commit failed; none of its objects was acknowledged");
-        // The rows are rolled back; the files must go as well, or they would be visible without being acknowledged.
-        for outcome in &outcomes {
-            if let Ok(Filed::New { path, .. }) = outcome {
-                let _ = std::fs::remove_file(path);
-            }
-        }
     }
     outcomes.resize_with(batch.len(), || Err(Error::Cancelled));
     for (job, outcome) in batch.into_iter().zip(outcomes) {
         let outcome = match (&committed, outcome) {
             (Ok(()), Ok(filed)) => Ok(filed),
-            (Ok(()), Err(error)) => Err(refusal(&error)),
-            (Err(error), _) => Err(refusal(error)),
+            (Ok(()), Err(error)) => Err(refusal(catalog.root(), &error)),
+            (Err(error), _) => Err(refusal(catalog.root(), error)),
         };
         if let Ok(Filed::New { session, .. }) = &outcome {
             let unresolved = unresolved(catalog, &job.received);
@@ -119,7 +150,7 @@ fn commit(catalog: &mut Catalog, batch: Vec<Job>, full: bool, arrived: &broadcas
             let kept = path.file_name().unwrap_or_default().to_string_lossy();
             tracing::warn!(uid = %job.received.sop_instance_uid, %kept, "an instance came again with other bytes; both are kept");
         }
-        let _ = job.reply.send(outcome);
+        let _ = job.reply.send(Reply::Done(outcome));
     }
 }
 
@@ -131,8 +162,7 @@ fn unresolved(catalog: &Catalog, received: &Received) -> Option<(Uid, String)> {
     }
 }
 
-/// One error may concern a whole batch, so it is copied by its kind.
-fn refusal(error: &Error) -> Refusal {
+fn refusal(root: &Path, error: &Error) -> Refusal {
     let full = |kind| matches!(kind, std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded);
     match error {
         Error::Io { source, .. } if full(source.kind()) => Refusal::OutOfResources(source.to_string()),
@@ -141,41 +171,136 @@ fn refusal(error: &Error) -> Refusal {
         {
             Refusal::OutOfResources("the catalog's disk is full".into())
         }
-        Error::Io { path, source } => Refusal::Fault(Error::Io {
-            path: path.clone(),
-            source: std::io::Error::new(source.kind(), source.to_string()),
-        }),
-        other => Refusal::Fault(Error::Misuse { what: other.to_string(), hint: other.hint() }),
+        other => Refusal::Fault(copy(root, other)),
+    }
+}
+
+/// One error may concern a whole batch, so it is copied by its kind; for logs, so without what its path tells of a patient.
+fn copy(root: &Path, error: &Error) -> Error {
+    match error {
+        Error::Io { path, source } => {
+            Error::io(layout::for_log(root, path))(std::io::Error::new(source.kind(), source.to_string()))
+        }
+        other => Error::Misuse { what: other.to_string(), hint: other.hint() },
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::path::PathBuf;
+    use std::sync::Arc;
     use std::time::Duration;
 
     use super::*;
-    use crate::images::head::Head;
-    use crate::images::walk::Syntax;
+    use crate::images::SessionFilter;
+    use crate::images::head::{Head, RT_IMAGE, RT_PLAN};
+    use crate::images::walk::{Path as At, Syntax};
+
+    const IMPLICIT: &str = "1.2.840.10008.1.2";
+
+    /// A whole object in a temporary file, as an association hands it over.
+    fn received(root: &Path, class: &str, uid: &str, values: &[(u32, u32, &str)]) -> Received {
+        let file = root.join(layout::INCOMING).join(format!("{uid}.part"));
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(&file, uid).unwrap();
+        let mut all = vec![(0, 0x0008_0016, class), (0, 0x0008_0018, uid), (0, 0x0010_0020, "QA_WL")];
+        all.extend(values);
+        let values =
+            all.into_iter().map(|(parent, tag, v)| (At { parent, tag }, v.as_bytes().to_vec())).collect();
+        Received {
+            file,
+            bytes: uid.len() as u64,
+            data_set_offset: 0,
+            transfer_syntax_uid: IMPLICIT.into(),
+            sop_class_uid: class.into(),
+            sop_instance_uid: Uid::new(uid).unwrap(),
+            head: Head::new(&values, Syntax::from_uid(IMPLICIT)),
+        }
+    }
+
+    fn image(root: &Path, uid: &str) -> Received {
+        received(root, RT_IMAGE, uid, &[(0, 0x0020_000E, "1.2.5"), (0x300C_0002, 0x0008_1155, "1.2.9.1")])
+    }
+
+    fn committer(root: &Path) -> Arc<Committer> {
+        Arc::new(Committer::new(Catalog::open(root).unwrap(), true, broadcast::channel(64).0))
+    }
+
+    /// Queues them while the catalog is held, so that one commit takes all; their outcomes.
+    fn together(committer: &Arc<Committer>, objects: Vec<Received>) -> Vec<Result<Filed, Refusal>> {
+        let held = committer.catalog.lock().unwrap();
+        let threads: Vec<_> = objects
+            .into_iter()
+            .map(|received| {
+                let (other, queued) = (Arc::clone(committer), lock(&committer.waiting).len());
+                let thread = std::thread::spawn(move || other.commit(received));
+                while lock(&committer.waiting).len() == queued {
+                    std::thread::yield_now();
+                }
+                thread
+            })
+            .collect();
+        drop(held);
+        // Nobody was told that the catalog is free: as after any commit, the first one is.
+        drop(Next(committer));
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    }
+
+    fn rows(root: &Path) -> Vec<PathBuf> {
+        let catalog = Catalog::open_readonly(root).unwrap();
+        let sessions = catalog.sessions(&SessionFilter::default()).unwrap();
+        sessions.iter().flat_map(|s| catalog.instances(s).unwrap()).map(|i| i.path).collect()
+    }
+
+    #[test]
+    fn an_image_and_the_plan_that_names_its_directory_may_share_a_commit() {
+        let root = tempfile::tempdir().unwrap();
+        let committer = committer(root.path());
+        let plan = received(root.path(), RT_PLAN, "1.2.9.1", &[(0, 0x300A_0002, "WL")]);
+        let objects = vec![image(root.path(), "1.2.3.1"), plan, image(root.path(), "1.2.3.2")];
+        for outcome in together(&committer, objects) {
+            assert!(matches!(outcome, Ok(Filed::New { .. })), "{outcome:?}");
+        }
+        let rows = rows(root.path());
+        assert_eq!(rows.len(), 2);
+        for path in rows {
+            assert!(path.exists() && path.starts_with(root.path().join("QA_WL/WL")), "{}", path.display());
+        }
+    }
+
+    #[test]
+    fn an_object_that_fails_leaves_the_others_of_its_commit_alone() {
+        let root = tempfile::tempdir().unwrap();
+        let committer = committer(root.path());
+        let gone = image(root.path(), "1.2.3.2");
+        std::fs::remove_file(&gone.file).unwrap();
+        let objects = vec![image(root.path(), "1.2.3.1"), gone, image(root.path(), "1.2.3.3")];
+        let outcomes = together(&committer, objects);
+        assert_eq!(outcomes.iter().map(Result::is_ok).collect::<Vec<_>>(), [true, false, true]);
+        assert_eq!(rows(root.path()).iter().filter(|path| path.exists()).count(), 2);
+        assert_eq!(rows(root.path()).len(), 2);
+    }
+
+    #[test]
+    fn more_objects_than_one_commit_takes_are_all_filed_in_turns() {
+        let root = tempfile::tempdir().unwrap();
+        let committer = committer(root.path());
+        let objects = (0..3 * BATCH_MAX).map(|n| image(root.path(), &format!("1.2.3.{n}"))).collect();
+        let outcomes = together(&committer, objects);
+        assert!(outcomes.iter().all(Result::is_ok));
+        // Three commits of a whole batch each; nobody is left waiting.
+        assert!(lock(&committer.waiting).is_empty());
+        assert_eq!(rows(root.path()).len(), 3 * BATCH_MAX);
+    }
 
     #[test]
     fn whoever_is_queued_while_the_catalog_closes_is_refused_and_does_not_wait_for_ever() {
         let root = tempfile::tempdir().unwrap();
-        let committer = Committer::new(Catalog::open(root.path()).unwrap(), false, broadcast::channel(1).0);
+        let committer = committer(root.path());
         let (told, outcome) = mpsc::channel();
-        let committer = std::sync::Arc::new(committer);
         let held = committer.catalog.lock().unwrap();
-        let other = committer.clone();
-        let received = Received {
-            file: root.path().join("none"),
-            bytes: 0,
-            data_set_offset: 0,
-            transfer_syntax_uid: "1.2.840.10008.1.2".into(),
-            sop_class_uid: "1.2.3".into(),
-            sop_instance_uid: Uid::new("1.2.3.4").unwrap(),
-            head: Head::new(&BTreeMap::new(), Syntax::from_uid("1.2.840.10008.1.2")),
-        };
-        std::thread::spawn(move || told.send(other.commit(received)));
+        let (other, object) = (Arc::clone(&committer), image(root.path(), "1.2.3.4"));
+        std::thread::spawn(move || told.send(other.commit(object)));
         while lock(&committer.waiting).is_empty() {
             std::thread::yield_now();
         }

@@ -1,9 +1,8 @@
 //! Gives an object its place: the rename and the row, together, under the catalog's write lock.
 //!
-//! Every function here runs inside a transaction that the caller began as IMMEDIATE, so that of all processes one at a
-//! time moves files.
+//! Every function here runs inside [`Catalog::moving`], so that of all processes one at a time moves files, and what fails
+//! leaves neither rows nor files.
 
-use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -14,6 +13,8 @@ use sha2::{Digest, Sha256};
 use super::catalog::Catalog;
 use super::head::{Head, RT_IMAGE};
 use super::layout::{self, SessionKey};
+use super::moves::Moves;
+use super::reindex;
 use super::rows::{PlanRecord, TIME_FORMAT, beam_text};
 use crate::error::{Error, Result};
 use crate::names::Uid;
@@ -56,65 +57,18 @@ pub enum Filed {
     },
 }
 
-/// Directories whose entries changed and that must be synced before anything is acknowledged.
-#[derive(Debug, Default)]
-pub struct Dirty(BTreeSet<PathBuf>);
-
-impl Dirty {
-    fn make(&mut self, directory: &Path) -> Result<()> {
-        let mut missing = Vec::new();
-        let mut here = Some(directory);
-        while let Some(path) = here.filter(|p| !p.exists()) {
-            missing.push(path);
-            here = path.parent();
-        }
-        if missing.is_empty() {
-            return Ok(());
-        }
-        std::fs::create_dir_all(directory).map_err(Error::io(directory))?;
-        self.0.extend(missing.iter().filter_map(|p| p.parent()).map(Path::to_path_buf));
-        Ok(())
-    }
-
-    /// Renames, and makes the directory when it is new.
-    fn rename(&mut self, from: &Path, to: &Path) -> Result<()> {
-        match (std::fs::rename(from, to), to.parent()) {
-            (Err(error), Some(directory)) if error.kind() == std::io::ErrorKind::NotFound => {
-                self.make(directory)?;
-                std::fs::rename(from, to).map_err(Error::io(to))
-            }
-            (renamed, _) => renamed.map_err(Error::io(to)),
-        }
-    }
-
-    fn entry(&mut self, file: &Path) {
-        self.0.extend(file.parent().map(Path::to_path_buf));
-    }
-
-    /// Syncs them all.
-    pub fn sync(&self) -> Result<()> {
-        self.0.iter().try_for_each(|directory| sync_directory(directory))
-    }
-}
-
-/// Makes a directory's entries durable. Windows has no such call: NTFS journals them by itself.
-fn sync_directory(directory: &Path) -> Result<()> {
-    if cfg!(unix) {
-        File::open(directory).and_then(|d| d.sync_all()).map_err(Error::io(directory))?;
-    }
-    Ok(())
-}
-
 /// Files one received object.
-pub fn file(catalog: &Catalog, received: &Received, dirty: &mut Dirty) -> Result<Filed> {
+pub(super) fn file(catalog: &Catalog, received: &Received, moves: &mut Moves) -> Result<Filed> {
     if let Some((path, same_syntax)) = existing(catalog, received)? {
         if path.exists() {
-            return if same_syntax && same_data_set(received, &path)? {
-                std::fs::remove_file(&received.file).map_err(Error::io(&received.file))?;
-                Ok(Filed::Same)
-            } else {
-                keep(catalog, received, &path, dirty)
-            };
+            if !same_syntax || !same_data_set(received, &path)? {
+                return keep(catalog, received, &path, moves);
+            }
+            std::fs::remove_file(&received.file).map_err(Error::io(&received.file))?;
+            if received.head.is_plan() {
+                resolve_waiting(catalog, &received.sop_instance_uid, moves)?;
+            }
+            return Ok(Filed::Same);
         }
         // Somebody removed the file by hand; the row goes too, and the object is filed anew.
         catalog
@@ -125,26 +79,44 @@ pub fn file(catalog: &Catalog, received: &Received, dirty: &mut Dirty) -> Result
             )
             .map_err(|e| catalog.error(e))?;
     }
-    let (session, directory) = session(catalog, received, None)?;
-    let directory = catalog.root().join(directory);
+    let (session, below) = session(catalog, received, None)?;
+    let directory = catalog.root().join(&below);
     let path = directory.join(layout::file_name(prefix(&received.head), &received.sop_instance_uid));
-    if path.exists() {
-        // Not in the catalog, yet there: filed just before a crash.
-        if !same_data_set(received, &path)? {
-            return keep(catalog, received, &path, dirty);
+    // Not in the catalog, yet there: a crash left it, or a power cut half of it.
+    let there =
+        if path.exists() { Some(reindex::read(&path, received.sop_instance_uid.clone())) } else { None };
+    match there {
+        Some(Ok(_)) if same_data_set(received, &path)? => {
+            std::fs::remove_file(&received.file).map_err(Error::io(&received.file))?;
+            moves.entry(&path);
         }
-        std::fs::remove_file(&received.file).map_err(Error::io(&received.file))?;
-    } else {
-        dirty.rename(&received.file, &path)?;
+        Some(Ok(there)) => {
+            enter(catalog, &there, &below)?;
+            forget_if_empty(catalog, session)?;
+            return keep(catalog, received, &path, moves);
+        }
+        Some(Err(error @ Error::Io { .. })) => return Err(error),
+        Some(Err(_)) => {
+            set_aside(catalog, &received.sop_instance_uid, &path, moves)?;
+            moves.rename(&received.file, &path)?;
+        }
+        None => moves.rename(&received.file, &path)?,
     }
-    dirty.entry(&path);
-    let filed = insert(catalog, received, session).and_then(|()| learn_from_plan(catalog, received, dirty));
-    if let Err(error) = filed {
-        // Nothing visible may stay of what was not acknowledged.
-        let _ = std::fs::remove_file(&path);
-        return Err(error);
-    }
+    insert(catalog, received, session)?;
+    learn_from_plan(catalog, received, moves)?;
     Ok(Filed::New { session, path })
+}
+
+/// Removes the row of a session that got no object after all.
+fn forget_if_empty(catalog: &Catalog, session: i64) -> Result<()> {
+    catalog
+        .connection
+        .execute(
+            "DELETE FROM sessions WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM instances WHERE session_id = ?1)",
+            [session],
+        )
+        .map(|_| ())
+        .map_err(|e| catalog.error(e))
 }
 
 /// Enters an object that lies at its final place already: what a reindex does.
@@ -216,13 +188,11 @@ fn session(catalog: &Catalog, received: &Received, at: Option<&Path>) -> Result<
             .map_err(|e| catalog.error(e))?;
         return Ok((id, PathBuf::from(directory)));
     }
-    let label = match (is_plan, plan_uid) {
-        (true, _) => head.plan_label.clone(),
-        (false, Some(uid)) => match at.and_then(label_from) {
-            Some(label) => Some(label),
-            None => catalog.plan(uid)?.map(|p| p.label).filter(|_| at.is_none()),
-        },
-        (false, None) => None,
+    let label = match (is_plan, plan_uid, at) {
+        (true, ..) => head.plan_label.clone(),
+        (false, None, _) => None,
+        (false, Some(uid), None) => catalog.plan(uid)?.map(|plan| plan.label),
+        (false, Some(uid), Some(directory)) => label_at(catalog, directory, uid)?,
     };
     let directory = match at {
         Some(directory) => directory.to_path_buf(),
@@ -242,12 +212,19 @@ fn session(catalog: &Catalog, received: &Received, at: Option<&Path>) -> Result<
         .map_err(|e| catalog.error(e))
 }
 
-/// The label that a session's directory below the root was named by, if it was.
-fn label_from(directory: &Path) -> Option<String> {
+/// The label that a session's directory below the root was named by, if it was; a component that was cut tells it with the
+/// plan's record.
+fn label_at(catalog: &Catalog, directory: &Path, plan_uid: &Uid) -> Result<Option<String>> {
     let mut parts = directory.components().filter_map(|c| c.as_os_str().to_str());
-    let patient = parts.next()?;
-    (patient != layout::UNRESOLVED).then_some(())?;
-    layout::unpart(parts.next()?)
+    let (Some(patient), Some(component)) = (parts.next(), parts.next()) else { return Ok(None) };
+    if patient == layout::UNRESOLVED {
+        return Ok(None);
+    }
+    if let Some(label) = layout::unpart(component) {
+        return Ok(Some(label));
+    }
+    let label = catalog.plan(plan_uid)?.map(|plan| plan.label);
+    Ok(label.filter(|label| layout::part(label) == component))
 }
 
 /// The session's directory; another one beside it where two plans of one label share series and date.
@@ -261,18 +238,19 @@ fn free_directory(catalog: &Catalog, head: &Head, label: Option<&str>) -> Result
         time: head.time,
     };
     let directory = key.directory();
-    if !is_taken(catalog, &directory)? {
+    if !is_taken(catalog, &directory, None)? {
         return Ok(directory);
     }
     let plan = head.plan_uid.as_ref().map(Uid::as_str).unwrap_or_default();
     Ok(beside(&directory, plan))
 }
 
-fn is_taken(catalog: &Catalog, directory: &Path) -> Result<bool> {
+/// Whether another session than `own` has this directory.
+fn is_taken(catalog: &Catalog, directory: &Path, own: Option<i64>) -> Result<bool> {
     catalog
         .connection
-        .prepare_cached("SELECT 1 FROM sessions WHERE directory = ?1")
-        .and_then(|mut s| s.exists([slashed(directory)]))
+        .prepare_cached("SELECT 1 FROM sessions WHERE directory = ?1 AND id IS NOT ?2")
+        .and_then(|mut s| s.exists(params![slashed(directory), own]))
         .map_err(|e| catalog.error(e))
 }
 
@@ -326,27 +304,45 @@ fn insert(catalog: &Catalog, received: &Received, session: i64) -> Result<()> {
 }
 
 /// Keeps an object whose UID another object has already: below `_kept`, in the same directories, named by its bytes.
-fn keep(catalog: &Catalog, received: &Received, there: &Path, dirty: &mut Dirty) -> Result<Filed> {
-    let digest = layout::hex(&digest(&received.file)?);
-    let below = there.strip_prefix(catalog.root()).unwrap_or(there);
-    let directory = catalog.root().join(layout::KEPT).join(below.parent().unwrap_or(Path::new("")));
-    let stem = below.file_stem().unwrap_or_default().to_string_lossy();
-    let path = directory.join(format!("{stem}.{}.dcm", &digest[..16]));
+fn keep(catalog: &Catalog, received: &Received, there: &Path, moves: &mut Moves) -> Result<Filed> {
+    let path = kept_path(catalog, there, &received.file)?;
     if path.exists() {
         std::fs::remove_file(&received.file).map_err(Error::io(&received.file))?;
-    } else {
-        dirty.rename(&received.file, &path)?;
-        dirty.entry(&path);
+        return Ok(Filed::Same);
     }
-    let relative = path.strip_prefix(catalog.root()).unwrap_or(&path);
-    enter_kept(catalog, &received.sop_instance_uid, relative)?;
+    moves.rename(&received.file, &path)?;
+    enter_kept(catalog, &received.sop_instance_uid, &path)?;
     Ok(Filed::Kept { path })
 }
 
-pub(super) fn enter_kept(catalog: &Catalog, uid: &Uid, relative: &Path) -> Result<()> {
+/// Moves a file that is in the way, and cannot be what its name says, below `_kept`.
+fn set_aside(catalog: &Catalog, uid: &Uid, path: &Path, moves: &mut Moves) -> Result<()> {
+    let kept = kept_path(catalog, path, path)?;
+    moves.rename(path, &kept)?;
+    enter_kept(catalog, uid, &kept)?;
+    tracing::warn!(%uid, "a damaged file without a row was in the way of this instance; it lies below _kept now");
+    Ok(())
+}
+
+/// Where the bytes of `file` are kept that belong beside `there`.
+fn kept_path(catalog: &Catalog, there: &Path, file: &Path) -> Result<PathBuf> {
+    let digest = layout::hex(&digest(file)?);
+    let below = there.strip_prefix(catalog.root()).unwrap_or(there);
+    let directory = catalog.root().join(layout::KEPT).join(below.parent().unwrap_or(Path::new("")));
+    let stem = below.file_stem().unwrap_or_default().to_string_lossy();
+    Ok(directory.join(format!("{stem}.{}.dcm", &digest[..16])))
+}
+
+/// The row of a kept file.
+pub(super) fn enter_kept(catalog: &Catalog, uid: &Uid, path: &Path) -> Result<()> {
+    let bytes = path.metadata().map_err(Error::io(path))?.len();
+    let relative = path.strip_prefix(catalog.root()).unwrap_or(path);
     catalog
         .connection
-        .execute("REPLACE INTO kept VALUES (?1, ?2)", [slashed(relative).as_str(), uid.as_str()])
+        .execute(
+            "REPLACE INTO kept VALUES (?1, ?2, ?3)",
+            params![slashed(relative), uid.as_str(), bytes as i64],
+        )
         .map(|_| ())
         .map_err(|e| catalog.error(e))
 }
@@ -402,7 +398,7 @@ pub(super) fn data_set_offset(file: &mut File) -> Option<u64> {
 }
 
 /// An RT Plan tells the label that images of it may wait for.
-fn learn_from_plan(catalog: &Catalog, received: &Received, dirty: &mut Dirty) -> Result<()> {
+fn learn_from_plan(catalog: &Catalog, received: &Received, moves: &mut Moves) -> Result<()> {
     let head = &received.head;
     let Some(label) = head.plan_label.as_ref().filter(|_| head.is_plan()) else { return Ok(()) };
     let plan = PlanRecord {
@@ -411,24 +407,50 @@ fn learn_from_plan(catalog: &Catalog, received: &Received, dirty: &mut Dirty) ->
         label: label.clone(),
         dated: head.plan_date,
     };
-    learn(catalog, &plan, dirty)
+    learn(catalog, &plan, moves)
 }
 
 /// Remembers a plan's label, and moves the sessions that waited for it to where they belong.
-pub(super) fn learn(catalog: &Catalog, plan: &PlanRecord, dirty: &mut Dirty) -> Result<()> {
+fn learn(catalog: &Catalog, plan: &PlanRecord, moves: &mut Moves) -> Result<()> {
     if catalog.plan(&plan.plan_uid)?.as_ref() != Some(plan) {
         note(catalog.root(), plan)?;
         enter_plan(catalog, plan)?;
     }
+    resolve_waiting(catalog, &plan.plan_uid, moves)
+}
+
+/// Moves the sessions that wait for a label which is known by now.
+pub(super) fn resolve_all(catalog: &Catalog, moves: &mut Moves) -> Result<()> {
+    let known = || -> rusqlite::Result<Vec<String>> {
+        let mut statement = catalog.connection.prepare(
+            "SELECT DISTINCT s.plan_uid FROM sessions s JOIN plans p ON p.plan_uid = s.plan_uid
+             WHERE s.plan_label IS NULL AND s.kind = 'images'",
+        )?;
+        statement.query_map([], |row| row.get(0))?.collect()
+    };
+    let known = known().map_err(|e| catalog.error(e))?;
+    known.iter().filter_map(|uid| Uid::new(uid)).try_for_each(|uid| resolve_waiting(catalog, &uid, moves))
+}
+
+fn resolve_waiting(catalog: &Catalog, plan_uid: &Uid, moves: &mut Moves) -> Result<()> {
     let waiting = || -> rusqlite::Result<Vec<(i64, String)>> {
         let mut statement = catalog.connection.prepare_cached(
             "SELECT id, directory FROM sessions WHERE plan_uid = ?1 AND plan_label IS NULL AND kind = 'images'",
         )?;
-        let rows = statement.query_map([plan.plan_uid.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let rows = statement.query_map([plan_uid.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))?;
         rows.collect()
     };
-    for (id, directory) in waiting().map_err(|e| catalog.error(e))? {
-        resolve(catalog, plan, id, &directory, dirty)?;
+    let waiting = waiting().map_err(|e| catalog.error(e))?;
+    let Some(plan) = catalog.plan(plan_uid)?.filter(|_| !waiting.is_empty()) else { return Ok(()) };
+    for (id, directory) in waiting {
+        match catalog.part(moves, |moves| resolve(catalog, &plan, id, &directory, moves)) {
+            // Windows renames no directory with an open file in it. The images are where the row says; the next start, or
+            // whoever tells the label again, tries again.
+            Err(Error::Io { source, .. }) => {
+                tracing::warn!(%plan_uid, error = %source, "a session whose plan's label is known now cannot be renamed yet");
+            }
+            resolved => resolved?,
+        }
     }
     Ok(())
 }
@@ -465,7 +487,7 @@ fn note(root: &Path, plan: &PlanRecord) -> Result<()> {
 }
 
 /// Renames a session's directory once its plan's label is known.
-fn resolve(catalog: &Catalog, plan: &PlanRecord, id: i64, directory: &str, dirty: &mut Dirty) -> Result<()> {
+fn resolve(catalog: &Catalog, plan: &PlanRecord, id: i64, directory: &str, moves: &mut Moves) -> Result<()> {
     let key = catalog
         .connection
         .query_row("SELECT patient_id, series_uid, date, acquired FROM sessions WHERE id = ?1", [id], |row| {
@@ -486,28 +508,24 @@ fn resolve(catalog: &Catalog, plan: &PlanRecord, id: i64, directory: &str, dirty
     }
     .directory();
     let (from, root) = (catalog.root().join(directory), catalog.root());
-    if is_taken(catalog, &new)? || (root.join(&new).exists() && from.exists()) {
+    if is_taken(catalog, &new, Some(id))?
+        || (root.join(&new).exists() && from.exists() && Path::new(directory) != new)
+    {
         new = beside(&new, plan.plan_uid.as_str());
     }
     let to = root.join(&new);
-    if let Some(parent) = to.parent() {
-        dirty.make(parent)?;
-    }
     // Gone already: it was renamed just before a crash that the catalog did not live to see.
-    if from.exists() || !to.exists() {
-        std::fs::rename(&from, &to).map_err(Error::io(&from))?;
+    if from != to && (from.exists() || !to.exists()) {
+        moves.rename_directory(&from, &to)?;
     }
-    dirty.entry(&from);
-    dirty.entry(&to);
-    let update = catalog.connection.execute(
-        "UPDATE sessions SET directory = ?2, plan_label = ?3 WHERE id = ?1",
-        params![id, slashed(&new), plan.label],
-    );
-    if let Err(error) = update {
-        let _ = std::fs::rename(&to, &from);
-        return Err(catalog.error(error));
-    }
-    Ok(())
+    catalog
+        .connection
+        .execute(
+            "UPDATE sessions SET directory = ?2, plan_label = ?3 WHERE id = ?1",
+            params![id, slashed(&new), plan.label],
+        )
+        .map(|_| ())
+        .map_err(|e| catalog.error(e))
 }
 
 impl Catalog {
@@ -518,35 +536,9 @@ impl Catalog {
     /// # Errors
     /// [`Error::Catalog`], [`Error::Io`]
     pub fn remember_plan(&mut self, plan: &PlanRecord) -> Result<()> {
-        self.transaction(|catalog| {
-            let mut dirty = Dirty::default();
-            learn(catalog, plan, &mut dirty)?;
-            dirty.sync()
+        self.moving(|catalog, moves| {
+            learn(catalog, plan, moves)?;
+            moves.sync()
         })
-    }
-
-    /// Runs `work` under the write lock, and undoes its rows when it fails.
-    pub(crate) fn transaction<T>(&mut self, work: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
-        let path = Self::file(self.root());
-        let error = |source| Error::Catalog { path: path.clone(), source };
-        if !self.connection.is_autocommit() {
-            // A panic left one open.
-            self.connection.execute_batch("ROLLBACK").map_err(error)?;
-        }
-        // rusqlite's own guard would borrow the connection that `work` needs.
-        self.connection.execute_batch("BEGIN IMMEDIATE").map_err(error)?;
-        match work(self) {
-            Ok(value) => match self.connection.execute_batch("COMMIT") {
-                Ok(()) => Ok(value),
-                Err(source) => {
-                    let _ = self.connection.execute_batch("ROLLBACK");
-                    Err(error(source))
-                }
-            },
-            Err(failure) => {
-                let _ = self.connection.execute_batch("ROLLBACK");
-                Err(failure)
-            }
-        }
     }
 }

@@ -7,7 +7,7 @@
 //! after lower-casing (for values that are cut, up to SHA-256).
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use chrono::{NaiveDate, NaiveTime};
 use sha2::{Digest, Sha256};
@@ -27,6 +27,8 @@ pub const UNRESOLVED: &str = "_unresolved";
 pub const KEPT: &str = "_kept";
 /// The catalog's directory.
 pub const CATALOG: &str = "_catalog";
+/// The directory of RT Plans, beside the dates of their images.
+pub(super) const PLAN: &str = "_plan";
 /// The plan's directory of objects that name no plan at all.
 const NO_PLAN: &str = "_no_plan";
 /// The patient's directory of objects without a patient ID.
@@ -155,6 +157,26 @@ pub fn short_hash(value: &str) -> String {
     hex(Sha256::digest(value.as_bytes()).get(..4).unwrap_or_default())
 }
 
+/// A path as logs may show it: our own directories and the file's name stay, what was made of patient IDs and labels is
+/// a hash.
+pub fn for_log(root: &Path, path: &Path) -> PathBuf {
+    let Ok(below) = path.strip_prefix(root) else { return path.into() };
+    let mut parts: Vec<_> = below.iter().map(|part| part.to_string_lossy()).collect();
+    let file = parts.pop_if(|part| part.ends_with(".dcm"));
+    let (ours, foreign) = match parts.first().map(AsRef::as_ref) {
+        Some(INCOMING | UNRESOLVED | CATALOG) => (parts.len(), false),
+        Some(KEPT) => (1, parts.len() > 1),
+        first => (0, first.is_some()),
+    };
+    let mut shown = root.to_path_buf();
+    shown.extend(parts.iter().take(ours).map(AsRef::as_ref));
+    if foreign {
+        shown.push(short_hash(&parts.join("/")));
+    }
+    shown.extend(file.as_deref());
+    shown
+}
+
 /// What decides where a session lies.
 #[derive(Debug, Clone, Copy)]
 pub struct SessionKey<'a> {
@@ -198,7 +220,7 @@ impl SessionKey<'_> {
 /// The directory of an RT Plan: beside its label's dates.
 pub fn plan_directory(patient_id: &str, label: Option<&str>) -> PathBuf {
     let label = label.map_or_else(|| NO_PLAN.to_owned(), part);
-    [patient_part(patient_id), label, "_plan".to_owned()].iter().collect()
+    [patient_part(patient_id), label, PLAN.to_owned()].iter().collect()
 }
 
 fn patient_part(patient_id: &str) -> String {
@@ -223,6 +245,26 @@ mod tests {
             && !component.starts_with(['_', '.'])
             && component.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-%~".contains(&b))
             && !is_reserved(component)
+    }
+
+    #[test]
+    fn a_path_in_a_log_names_no_patient_and_no_plan() {
+        let root = Path::new("root");
+        for path in [
+            "QA_WL/WL_10MV/2026-11-20/070203_ab/RI.1.2.3.dcm",
+            "QA_WL",
+            "QA_WL/WL_10MV/_plan",
+            "_kept/QA_WL/WL_10MV/2026-11-20/070203_ab/RI.1.2.3.0123456789abcdef.dcm",
+        ] {
+            let shown = for_log(root, &root.join(path)).display().to_string();
+            assert!(!shown.contains("QA_WL") && !shown.contains("WL_10MV"), "{shown}");
+            assert_eq!(shown.contains("1.2.3"), path.contains("1.2.3"), "{shown}");
+        }
+        for path in ["_incoming/7.part", "_unresolved/0123456789abcdef/RI.1.2.3.dcm", "_catalog/plans.jsonl"]
+        {
+            assert_eq!(for_log(root, &root.join(path)), root.join(path));
+        }
+        assert_eq!(for_log(root, Path::new("elsewhere")), Path::new("elsewhere"));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The catalog from the files alone: after a crash for what is new, on request for everything.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Read;
 use std::path::{Component, Path, PathBuf};
@@ -10,6 +10,7 @@ use super::catalog::Catalog;
 use super::filing::{self, Received};
 use super::head::{self, Head};
 use super::layout;
+use super::moves::Moves;
 use super::rows::PlanRecord;
 use super::walk::{Syntax, Walker};
 use crate::error::{Error, Result};
@@ -37,62 +38,109 @@ pub struct Report {
 /// [`Error::Io`], [`Error::Catalog`]; [`Error::Misuse`] while a receiver runs.
 pub fn rebuild(root: &Path) -> Result<Report> {
     let lock = super::store::lock(root)?;
-    let mut catalog = match Catalog::open(root) {
-        Ok(catalog) => catalog,
-        Err(Error::Catalog { path, .. }) => {
-            // Damaged: nothing in it is worth keeping, all of it is in the files.
-            for suffix in ["sqlite", "sqlite-wal", "sqlite-shm"] {
-                let file = path.with_extension(suffix);
-                if file.exists() {
-                    std::fs::remove_file(&file).map_err(Error::io(&file))?;
-                }
-            }
-            Catalog::open(root)?
-        }
-        Err(error) => return Err(error),
-    };
-    let report = catalog.transaction(|catalog| {
+    let mut catalog = open_or_replace(root)?;
+    let report = catalog.moving(|catalog, moves| {
         catalog
             .connection()
             .execute_batch(
                 "DELETE FROM instances; DELETE FROM sessions; DELETE FROM plans; DELETE FROM kept;",
             )
             .map_err(|e| catalog.error(e))?;
-        let mut report = Report::default();
-        read_plan_notes(catalog)?;
-        enter_kept(catalog)?;
-        for directory in session_directories(root, SystemTime::UNIX_EPOCH)? {
-            enter_directory(catalog, &directory, &mut report)?;
+        let found = enter_all(catalog, moves, SystemTime::UNIX_EPOCH)?;
+        let (io, unreadable): (Vec<_>, Vec<_>) =
+            found.unreadable.into_iter().partition(|(_, error)| matches!(error, Error::Io { .. }));
+        // A disk or share that fails now must not take the rows of what lies on it.
+        if let Some((_, error)) = io.into_iter().next() {
+            return Err(error);
         }
-        Ok(report)
+        let unreadable = unreadable.into_iter().map(|(path, error)| (path, error.to_string())).collect();
+        Ok(Report { objects: found.objects, unreadable })
     })?;
     drop(lock);
     Ok(report)
 }
 
-/// At the start of a receiver: when the last one did not close in order, enters what it filed but did not commit.
-pub(super) fn after_crash(catalog: &mut Catalog) -> Result<()> {
-    let since = catalog.meta(OPEN_SINCE).map_err(|e| catalog.error(e))?;
-    if let Some(since) = since.as_deref().and_then(|s| s.parse().ok()) {
-        let since = UNIX_EPOCH + Duration::from_secs(since);
-        let root = catalog.root().to_path_buf();
-        let report = catalog.transaction(|catalog| {
-            let mut report = Report::default();
-            find_moved(catalog)?;
-            for directory in session_directories(&root, since.checked_sub(MARGIN).unwrap_or(UNIX_EPOCH))? {
-                enter_directory(catalog, &directory, &mut report)?;
+/// What was entered, and what could not be.
+#[derive(Debug, Default)]
+struct Found {
+    objects: u64,
+    unreadable: Vec<(PathBuf, Error)>,
+}
+
+/// Opens the catalog; a damaged one gives way to an empty one: nothing in it is worth keeping, all of it is in the files.
+fn open_or_replace(root: &Path) -> Result<Catalog> {
+    match Catalog::open(root).and_then(|catalog| catalog.check().map(|()| catalog)) {
+        Err(Error::Catalog { path, source }) if is_damage(&source) => {
+            for suffix in ["sqlite", "sqlite-wal", "sqlite-shm"] {
+                let file = path.with_extension(suffix);
+                if file.exists() {
+                    std::fs::remove_file(&file).map_err(Error::io(&file))?;
+                }
             }
-            Ok(report)
-        })?;
-        tracing::info!(
-            entered = report.objects,
-            "the last run did not end in order; looked for unknown files"
-        );
-    } else {
+            Catalog::open(root)
+        }
+        opened => opened,
+    }
+}
+
+/// Whether the file itself is damaged; a busy, a newer or a forbidden one is not.
+fn is_damage(error: &rusqlite::Error) -> bool {
+    use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+    matches!(error.sqlite_error_code(), Some(DatabaseCorrupt | NotADatabase))
+}
+
+/// At the start of a receiver: enters what the last one filed but did not commit, or all there is when the catalog was lost,
+/// and marks that from now on files may be unknown to it.
+pub(super) fn before_receiving(catalog: &mut Catalog) -> Result<()> {
+    let since = catalog.meta(OPEN_SINCE).map_err(|e| catalog.error(e))?;
+    if since.is_none() {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        catalog.set_meta(OPEN_SINCE, Some(&now.to_string())).map_err(|e| catalog.error(e))?;
+        // The commits that follow are not synced one by one; the one thing that a power cut must not take is this.
+        catalog.set_meta_durably(OPEN_SINCE, &now.to_string()).map_err(|e| catalog.error(e))?;
+    }
+    let since = since.and_then(|s| s.parse().ok()).map(|s| UNIX_EPOCH + Duration::from_secs(s));
+    let from = if catalog.is_empty()? {
+        Some(UNIX_EPOCH)
+    } else {
+        since.map(|since| since.checked_sub(MARGIN).unwrap_or(UNIX_EPOCH))
+    };
+    let found = catalog.moving(|catalog, moves| match from {
+        Some(from) => enter_all(catalog, moves, from),
+        None => {
+            filing::resolve_all(catalog, moves)?;
+            moves.sync()?;
+            Ok(Found::default())
+        }
+    })?;
+    if since.is_some() || found.objects > 0 {
+        tracing::info!(
+            entered = found.objects,
+            "the last run did not end in order, or the catalog was lost; looked for unknown files"
+        );
+    }
+    if !found.unreadable.is_empty() {
+        let files = found.unreadable.len();
+        tracing::warn!(
+            files,
+            "files that cannot be read are not in the catalog; `scp-node reindex` names them"
+        );
     }
     Ok(())
+}
+
+/// Enters what has no row: plans that were told, kept objects, and the files of directories that changed since then; then moves
+/// the sessions whose plan's label is known by now.
+fn enter_all(catalog: &Catalog, moves: &mut Moves, since: SystemTime) -> Result<Found> {
+    let mut found = Found::default();
+    let moved = forget_moved(catalog)?;
+    read_plan_notes(catalog)?;
+    enter_kept(catalog)?;
+    for directory in session_directories(catalog.root(), since, &moved)? {
+        enter_directory(catalog, &directory, &mut found)?;
+    }
+    filing::resolve_all(catalog, moves)?;
+    moves.sync()?;
+    Ok(found)
 }
 
 /// The receiver ends in order: every file is in the catalog.
@@ -104,28 +152,32 @@ pub(super) fn closed(catalog: &Catalog) -> Result<()> {
     close().map_err(|e| catalog.error(e))
 }
 
-/// Sessions whose directory was renamed just before a crash that the catalog did not live to see: their directory is gone,
-/// and the files are entered where they lie now.
-fn find_moved(catalog: &Catalog) -> Result<()> {
-    let rows = || -> rusqlite::Result<Vec<(i64, String)>> {
+/// Sessions whose directory was renamed just before a crash that the catalog did not live to see: their directory is gone.
+/// Their rows go, and the files are entered where they lie now; renaming a directory does not change its own time, so what
+/// its name holds of the series is returned.
+fn forget_moved(catalog: &Catalog) -> Result<BTreeSet<String>> {
+    let rows = || -> rusqlite::Result<Vec<(i64, String, String)>> {
         let mut statement = catalog
             .connection()
-            .prepare("SELECT id, directory FROM sessions WHERE plan_label IS NULL AND plan_uid <> '' AND kind = 'images'")?;
-        let rows = statement.query_map([], |r| Ok((r.get(0)?, r.get(1)?)))?;
+            .prepare("SELECT id, directory, series_uid FROM sessions WHERE plan_label IS NULL AND plan_uid <> '' AND kind = 'images'")?;
+        let rows = statement.query_map([], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?;
         rows.collect()
     };
-    for (id, directory) in rows().map_err(|e| catalog.error(e))? {
+    let mut moved = BTreeSet::new();
+    for (id, directory, series_uid) in rows().map_err(|e| catalog.error(e))? {
         if !catalog.root().join(directory).exists() {
             let forget = || {
                 catalog.connection().execute("DELETE FROM instances WHERE session_id = ?1", [id])?;
                 catalog.connection().execute("DELETE FROM sessions WHERE id = ?1", [id])
             };
             forget().map_err(|e| catalog.error(e))?;
+            moved.insert(layout::short_hash(&series_uid));
         }
     }
-    Ok(())
+    Ok(moved)
 }
 
+/// Enters plans that archives told, where the catalog does not know them.
 fn read_plan_notes(catalog: &Catalog) -> Result<()> {
     let path = filing::plan_notes(catalog.root());
     let text = match std::fs::read_to_string(&path) {
@@ -136,7 +188,12 @@ fn read_plan_notes(catalog: &Catalog) -> Result<()> {
     // A last line may be cut by a crash; it is told again by the next answer of the archive.
     let plans = text.lines().filter_map(|line| serde_json::from_str::<PlanRecord>(line).ok());
     let latest: BTreeMap<Uid, PlanRecord> = plans.map(|p| (p.plan_uid.clone(), p)).collect();
-    latest.values().try_for_each(|plan| filing::enter_plan(catalog, plan))
+    for plan in latest.values() {
+        if catalog.plan(&plan.plan_uid)?.is_none() {
+            filing::enter_plan(catalog, plan)?;
+        }
+    }
+    Ok(())
 }
 
 fn enter_kept(catalog: &Catalog) -> Result<()> {
@@ -146,13 +203,13 @@ fn enter_kept(catalog: &Catalog) -> Result<()> {
         let uid =
             name.strip_suffix(".dcm").and_then(|n| n.rsplit_once('.')).and_then(|(n, _)| n.split_once('.'));
         if let Some(uid) = uid.and_then(|(_, uid)| Uid::new(uid)) {
-            filing::enter_kept(catalog, &uid, path.strip_prefix(catalog.root()).unwrap_or(&path))?;
+            filing::enter_kept(catalog, &uid, &path)?;
         }
     }
     Ok(())
 }
 
-fn enter_directory(catalog: &Catalog, directory: &Path, report: &mut Report) -> Result<()> {
+fn enter_directory(catalog: &Catalog, directory: &Path, found: &mut Found) -> Result<()> {
     let root = catalog.root();
     let below = directory.strip_prefix(root).unwrap_or(directory);
     for path in files_of(directory)? {
@@ -169,12 +226,10 @@ fn enter_directory(catalog: &Catalog, directory: &Path, report: &mut Report) -> 
                     enter_plan_label(catalog, &received)?;
                 }
                 filing::enter(catalog, &received, below)?;
-                report.objects += 1;
+                found.objects += 1;
             }
-            Err(error @ Error::Io { .. }) => return Err(error),
-            Err(error) => {
-                report.unreadable.push((path.strip_prefix(root).unwrap_or(&path).into(), error.to_string()))
-            }
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => found.unreadable.push((path.strip_prefix(root).unwrap_or(&path).into(), error)),
         }
     }
     Ok(())
@@ -195,7 +250,7 @@ fn enter_plan_label(catalog: &Catalog, received: &Received) -> Result<()> {
 ///
 /// # Errors
 /// [`Error::Malformed`] when it is no DICOM file, or not the instance that its name says.
-fn read(path: &Path, uid: Uid) -> Result<Received> {
+pub(super) fn read(path: &Path, uid: Uid) -> Result<Received> {
     let malformed = |expected: &str, found: String| Error::Malformed {
         section: "DICOM file",
         offset: None,
@@ -250,8 +305,9 @@ fn read_meta(path: &Path) -> Result<(String, String)> {
     Ok((text(&meta.media_storage_sop_class_uid), text(&meta.transfer_syntax)))
 }
 
-/// Directories that hold objects and changed since then.
-fn session_directories(root: &Path, since: SystemTime) -> Result<Vec<PathBuf>> {
+/// Directories that hold objects and changed since then, or whose names hold one of `moved`; those of plans first, since they
+/// tell labels that names of directories may have cut.
+fn session_directories(root: &Path, since: SystemTime, moved: &BTreeSet<String>) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     let mut stack = vec![root.to_path_buf()];
     while let Some(directory) = stack.pop() {
@@ -268,12 +324,13 @@ fn session_directories(root: &Path, since: SystemTime) -> Result<Vec<PathBuf>> {
         }
         let changed =
             std::fs::metadata(&directory).and_then(|m| m.modified()).map_err(Error::io(&directory))?;
-        if has_files && changed >= since {
+        let name = directory.file_name().unwrap_or_default().to_string_lossy();
+        if has_files && (changed >= since || name.split('_').any(|part| moved.contains(part))) {
             found.push(directory);
         }
     }
-    // The order of the files decides nothing, but two runs should do the same.
-    found.sort();
+    // The order of the rest decides nothing, but two runs should do the same.
+    found.sort_by_cached_key(|directory| (!directory.ends_with(layout::PLAN), directory.clone()));
     Ok(found)
 }
 
@@ -302,7 +359,7 @@ fn files(directory: &Path) -> Result<Vec<PathBuf>> {
         return Ok(Vec::new());
     }
     let mut found = Vec::new();
-    for path in session_directories(directory, UNIX_EPOCH)? {
+    for path in session_directories(directory, UNIX_EPOCH, &BTreeSet::new())? {
         found.extend(files_of(&path)?);
     }
     Ok(found)

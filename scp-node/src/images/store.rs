@@ -15,12 +15,19 @@ use super::commit::Committer;
 use super::filing::{Filed, Received};
 use super::head::{self, Head};
 use super::layout;
+use super::moves::Moves;
 use super::reindex;
 use super::spool::Spool;
 use super::walk::{Syntax, Walker};
 use crate::error::{Error, Result};
 use crate::names::{AeTitle, Uid, fits};
 use crate::settings::{Durability, ImageSettings};
+
+/// An object asks the disk for room again when it has grown by so much. Justification: a call of the system, nothing beside
+/// the writing of as many bytes.
+const LOOK_AFTER: u64 = 16 << 20;
+/// And when so much more is known to come. Justification: once for an image, when the length of its pixel data is known.
+const LOOK_FOR: u64 = 1 << 20;
 
 /// Why an object is not taken; [`crate::scp`] turns each into its status.
 #[derive(Debug, thiserror::Error)]
@@ -77,7 +84,7 @@ pub struct Store {
     patients: Vec<String>,
     object_bytes_max: u64,
     next_temporary: AtomicU64,
-    /// Bytes of all objects, kept only when there is a quota.
+    /// Bytes of all objects, those on their way in too; of earlier ones only when there is a quota.
     total_bytes: AtomicU64,
     committer: Committer,
     arrived: broadcast::Sender<Arrived>,
@@ -98,7 +105,7 @@ impl Store {
         let lock = lock(root)?;
         clear_incoming(root)?;
         let mut catalog = Catalog::open(root)?;
-        reindex::after_crash(&mut catalog)?;
+        reindex::before_receiving(&mut catalog)?;
         let total = if settings.quota_bytes > 0 { catalog.total_bytes()? } else { 0 };
         let (arrived, _) = broadcast::channel(1024);
         let full = settings.durability == Durability::Full;
@@ -129,12 +136,14 @@ impl Store {
     /// A [`Refusal`] when it cannot be taken; the caller then reads and drops its data set.
     pub fn begin(&self, announced: Announced) -> Result<Incoming<'_>, Refusal> {
         let uid = Uid::new(&announced.sop_instance_uid).ok_or(Refusal::InvalidInstance)?;
-        self.room()?;
+        self.room(0)?;
+        let meta = file_meta(&announced, &uid)?;
+        let mut share = Share { store: self, bytes: 0 };
+        share.take(meta.len() as u64)?;
         let n = self.next_temporary.fetch_add(1, Ordering::Relaxed);
         let path = self.settings.root.join(layout::INCOMING).join(format!("{n}.part"));
         let mut spool = Spool::create(&path, self.is_synced()).map_err(|e| storage_fault(&path, e))?;
         let temporary = Temporary(path);
-        let meta = file_meta(&announced, &uid)?;
         spool.write(&meta, 0).map_err(|e| storage_fault(&temporary.0, e))?;
         let syntax = Syntax::from_uid(&announced.transfer_syntax_uid);
         Ok(Incoming {
@@ -144,30 +153,20 @@ impl Store {
             walker: Walker::new(syntax, head::wanted),
             syntax,
             meta_bytes: meta.len() as u64,
-            bytes: meta.len() as u64,
+            share,
+            looked_at: (0, 0),
             announced,
             uid,
         })
     }
 
-    /// Whether there is room at all.
-    fn room(&self) -> Result<(), Refusal> {
+    /// Whether the disk has room for so many bytes more.
+    fn room(&self, more: u64) -> Result<(), Refusal> {
         let (root, keep) = (&self.settings.root, self.settings.keep_free_bytes);
         let free = fs4::available_space(root).map_err(|e| Refusal::Fault(Error::io(root)(e)))?;
-        if free < keep {
+        if free < keep.saturating_add(more) {
             return Err(Refusal::OutOfResources(format!(
-                "{free} bytes free, images.keep_free_bytes is {keep}"
-            )));
-        }
-        self.quota(0)
-    }
-
-    /// Whether the quota has room for so many bytes more.
-    fn quota(&self, more: u64) -> Result<(), Refusal> {
-        let (total, quota) = (self.total_bytes.load(Ordering::Relaxed), self.settings.quota_bytes);
-        if quota > 0 && total.saturating_add(more) > quota {
-            return Err(Refusal::OutOfResources(format!(
-                "{total} bytes stored, images.quota_bytes is {quota}"
+                "{free} bytes free, {more} to come, images.keep_free_bytes is {keep}"
             )));
         }
         Ok(())
@@ -194,9 +193,44 @@ pub struct Incoming<'s> {
     walker: Walker,
     syntax: Syntax,
     meta_bytes: u64,
-    bytes: u64,
+    share: Share<'s>,
+    /// Where the object was when the disk was last asked for room, and which end was known.
+    looked_at: (u64, u64),
     announced: Announced,
     uid: Uid,
+}
+
+/// What an object has of the quota; given back when dropped, unless it was [`Share::spent`].
+#[derive(Debug)]
+struct Share<'s> {
+    store: &'s Store,
+    bytes: u64,
+}
+
+impl Share<'_> {
+    fn take(&mut self, more: u64) -> Result<(), Refusal> {
+        let total = self.store.total_bytes.fetch_add(more, Ordering::Relaxed).saturating_add(more);
+        self.bytes += more;
+        let quota = self.store.settings.quota_bytes;
+        if quota > 0 && total > quota {
+            return Err(Refusal::OutOfResources(format!(
+                "{} bytes stored or on their way, images.quota_bytes is {quota}",
+                total - self.bytes
+            )));
+        }
+        Ok(())
+    }
+
+    /// The object stays.
+    fn spent(mut self) {
+        self.bytes = 0;
+    }
+}
+
+impl Drop for Share<'_> {
+    fn drop(&mut self) {
+        self.store.total_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 /// Removes its file when dropped, unless it was [`Temporary::filed`].
@@ -224,15 +258,26 @@ impl Incoming<'_> {
     /// # Errors
     /// A [`Refusal`]; the object is lost then, and the caller drops it.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
-        self.bytes += bytes.len() as u64;
-        if self.bytes > self.store.object_bytes_max {
+        self.share.take(bytes.len() as u64)?;
+        if self.share.bytes > self.store.object_bytes_max {
             let limit = self.store.object_bytes_max;
             return Err(Refusal::OutOfResources(format!("larger than node.limits.object_bytes, {limit}")));
         }
-        self.store.quota(self.bytes)?;
         self.walker.push(bytes).map_err(Refusal::CannotUnderstand)?;
-        self.spool.write(bytes, self.walker.ahead()).map_err(|e| storage_fault(&self.temporary.0, e))?;
+        let ahead = self.walker.ahead();
+        self.look_for_room(ahead)?;
+        self.spool.write(bytes, ahead).map_err(|e| storage_fault(&self.temporary.0, e))?;
         Ok(())
+    }
+
+    /// Asks the disk for room as soon as it is known how much is to come, and now and then, since others write as well.
+    fn look_for_room(&mut self, ahead: u64) -> Result<(), Refusal> {
+        let (here, end) = (self.share.bytes, self.share.bytes + ahead);
+        if here < self.looked_at.0 + LOOK_AFTER && end < self.looked_at.1 + LOOK_FOR {
+            return Ok(());
+        }
+        self.looked_at = (here, end);
+        self.store.room(ahead)
     }
 
     /// The data set is whole: checks it, makes it durable, files it, and returns once it is committed. Blocks on the disk.
@@ -240,7 +285,7 @@ impl Incoming<'_> {
     /// # Errors
     /// A [`Refusal`]; nothing of the object is left then.
     pub fn finish(self) -> Result<Filed, Refusal> {
-        let Self { store, temporary, spool, walker, syntax, meta_bytes, bytes, announced, uid } = self;
+        let Self { store, temporary, spool, walker, syntax, meta_bytes, share, announced, uid, .. } = self;
         let head = Head::new(&walker.finish().map_err(Refusal::CannotUnderstand)?, syntax);
         check(&head, &announced, &uid)?;
         if !store.patients.iter().any(|p| fits(p, &head.patient_id)) {
@@ -250,7 +295,7 @@ impl Incoming<'_> {
         spool.finish(store.is_synced()).map_err(|e| storage_fault(&temporary.0, e))?;
         let received = Received {
             file: temporary.0.clone(),
-            bytes,
+            bytes: share.bytes,
             data_set_offset: meta_bytes,
             transfer_syntax_uid: announced.transfer_syntax_uid,
             sop_class_uid: announced.sop_class_uid,
@@ -259,8 +304,8 @@ impl Incoming<'_> {
         };
         let filed = store.committer.commit(received)?;
         temporary.filed();
-        if matches!(filed, Filed::New { .. }) {
-            store.total_bytes.fetch_add(bytes, Ordering::Relaxed);
+        if filed != Filed::Same {
+            share.spent();
         }
         Ok(filed)
     }
@@ -316,7 +361,9 @@ fn storage_fault(path: &Path, error: std::io::Error) -> Refusal {
 /// Takes the root for this process.
 pub(super) fn lock(root: &Path) -> Result<File> {
     let incoming = root.join(layout::INCOMING);
-    std::fs::create_dir_all(&incoming).map_err(Error::io(&incoming))?;
+    let mut moves = Moves::default();
+    moves.make(&incoming)?;
+    moves.sync()?;
     let path = incoming.join("lock");
     let file =
         File::options().create(true).truncate(false).write(true).open(&path).map_err(Error::io(&path))?;

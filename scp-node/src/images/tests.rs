@@ -75,7 +75,8 @@ impl Image {
 }
 
 fn plan(uid: &str, label: &str) -> Vec<u8> {
-    let mut d = element(0x0008_0016, head::RT_PLAN);
+    let mut d = element(0x0008_0005, "ISO_IR 192");
+    d.extend(element(0x0008_0016, head::RT_PLAN));
     d.extend(element(0x0008_0018, uid));
     d.extend(element(0x0008_0060, "RTPLAN"));
     d.extend(element(0x0010_0020, "QA_WL"));
@@ -195,8 +196,7 @@ fn the_same_bytes_are_not_written_twice_and_other_bytes_are_kept_beside() {
     assert_eq!(store_image(&s, &IMAGE).unwrap(), Filed::Same);
     let other = Image { pixels: "others", ..IMAGE };
     let Filed::Kept { path: kept } = store_image(&s, &other).unwrap() else { panic!("not kept") };
-    let Filed::Kept { path: again } = store_image(&s, &other).unwrap() else { panic!("not kept") };
-    assert_eq!(kept, again);
+    assert_eq!(store_image(&s, &other).unwrap(), Filed::Same, "these bytes are there by now");
     assert!(kept.starts_with(root.path().join(layout::KEPT)));
     assert!(std::fs::read(&kept).unwrap().ends_with(&other.data_set()));
     assert!(std::fs::read(&path).unwrap().ends_with(&IMAGE.data_set()));
@@ -254,6 +254,41 @@ fn quota_and_free_space_refuse_before_anything_is_written() {
 }
 
 #[test]
+fn a_quota_counts_what_is_on_its_way_and_what_is_kept_beside() {
+    let root = tempfile::tempdir().unwrap();
+    let size = IMAGE.data_set().len() as u64 + 400;
+    let quota = ImageSettings { quota_bytes: 2 * size, ..settings(root.path()) };
+    let open = || Store::open(&quota, &["*".into()], 1 << 30).unwrap();
+    let announced = |uid: &str| Announced {
+        sop_class_uid: head::RT_IMAGE.into(),
+        sop_instance_uid: uid.into(),
+        transfer_syntax_uid: IMPLICIT.into(),
+        calling_ae: AeTitle::new("SENDER").unwrap(),
+    };
+    let s = open();
+    let mut several: Vec<_> = ["1.2.3.1", "1.2.3.2", "1.2.3.3", "1.2.3.4"]
+        .into_iter()
+        .filter_map(|uid| s.begin(announced(uid)).ok().map(|incoming| (uid, incoming)))
+        .collect();
+    several.retain_mut(|(uid, incoming)| {
+        !matches!(incoming.write(&Image { uid, ..IMAGE }.data_set()), Err(Refusal::OutOfResources(_)))
+    });
+    assert!((1..=2).contains(&several.len()), "{} at once", several.len());
+    drop(several);
+    store_image(&s, &IMAGE).expect("what was dropped is given back");
+    for n in 0..20 {
+        let pixels = ["first!", "second", "third!", "fourth"][n % 4];
+        let _ = store_image(&s, &Image { pixels, ..IMAGE });
+    }
+    let kept = Catalog::open_readonly(root.path()).unwrap().kept().unwrap();
+    assert!((1..=2).contains(&kept.len()), "{} kept", kept.len());
+    drop(s);
+    // Across a restart too.
+    let s = open();
+    assert!(matches!(store_image(&s, &Image { uid: "1.2.3.9", ..IMAGE }), Err(Refusal::OutOfResources(_))));
+}
+
+#[test]
 fn one_root_has_one_receiver() {
     let root = tempfile::tempdir().unwrap();
     let s = open(root.path());
@@ -300,13 +335,151 @@ fn a_session_renamed_just_before_a_crash_is_found_again() {
     drop(s);
     catalog.set_meta("open_since", Some(&since)).unwrap();
     drop(catalog);
-    let to = root.path().join("QA_WL/WL_10MV/2026-11-20/070203_x");
+    let from = path.parent().unwrap();
+    // The images were filed in an earlier run: renaming a directory does not change its own time.
+    let long_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(10 * 86_400);
+    std::fs::File::open(from).unwrap().set_modified(long_ago).unwrap();
+    let session = format!("070203_{}", layout::short_hash("1.2.5.1"));
+    let to = root.path().join("QA_WL/WL_10MV/2026-11-20").join(session);
     std::fs::create_dir_all(to.parent().unwrap()).unwrap();
-    std::fs::rename(path.parent().unwrap(), &to).unwrap();
+    std::fs::rename(from, &to).unwrap();
     let _s = open(root.path());
     let all = everything(&Catalog::open_readonly(root.path()).unwrap());
     assert_eq!((all.len(), all[0].0.plan_label.as_deref()), (1, Some("WL_10MV")));
     assert!(all[0].1[0].path.exists());
+}
+
+/// The catalog's view of the next start after a crash: what was set by hand is there, and the marker of a running receiver.
+fn crash(s: Store, root: &Path, damage: impl FnOnce(&Catalog)) {
+    let catalog = Catalog::open(root).unwrap();
+    let since = catalog.meta("open_since").unwrap().unwrap();
+    drop(s);
+    catalog.set_meta("open_since", Some(&since)).unwrap();
+    damage(&catalog);
+}
+
+fn every_row_has_its_file(root: &Path) -> usize {
+    let all = everything(&Catalog::open_readonly(root).unwrap());
+    for (_, instances) in &all {
+        assert!(!instances.is_empty(), "a session without images");
+        for instance in instances {
+            assert!(instance.path.exists(), "{}", instance.path.display());
+        }
+    }
+    all.iter().map(|(_, instances)| instances.len()).sum()
+}
+
+#[test]
+fn a_plan_whose_images_still_wait_after_a_crash_tells_its_label_at_the_next_start() {
+    let root = tempfile::tempdir().unwrap();
+    let s = open(root.path());
+    store_image(&s, &IMAGE).unwrap();
+    // Killed when the plan had its name, but neither row nor note.
+    let Filed::New { path, .. } = store(&s, head::RT_PLAN, "1.2.9.2", &plan("1.2.9.2", "WL")).unwrap() else {
+        panic!("not new")
+    };
+    let bytes = std::fs::read(&path).unwrap();
+    let own = String::from_utf8_lossy(&bytes).find("1.2.9.2").unwrap();
+    crash(s, root.path(), |catalog| {
+        let mut bytes = bytes.clone();
+        let places: Vec<_> = (own..bytes.len() - 7).filter(|n| &bytes[*n..*n + 7] == b"1.2.9.2").collect();
+        for at in places {
+            bytes[at..at + 7].copy_from_slice(b"1.2.9.1");
+        }
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(path.with_file_name("RP.1.2.9.1.dcm"), bytes).unwrap();
+        catalog.connection().execute_batch("DELETE FROM instances WHERE sop_instance_uid = '1.2.9.2'; DELETE FROM plans; DELETE FROM sessions WHERE kind = 'plan'").unwrap();
+        std::fs::remove_file(filing::plan_notes(root.path())).unwrap();
+    });
+    let s = open(root.path());
+    let all = everything(&Catalog::open_readonly(root.path()).unwrap());
+    assert_eq!(all[0].0.plan_label.as_deref(), Some("WL"));
+    every_row_has_its_file(root.path());
+    drop(s);
+}
+
+#[test]
+fn half_a_file_that_a_power_cut_left_gives_way_to_the_whole_object() {
+    let root = tempfile::tempdir().unwrap();
+    let s = open(root.path());
+    let Filed::New { path, .. } = store_image(&s, &IMAGE).unwrap() else { panic!("not new") };
+    crash(s, root.path(), |catalog| {
+        catalog.connection().execute("DELETE FROM instances", []).unwrap();
+        let whole = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &whole[..whole.len() - 100]).unwrap();
+    });
+    let s = open(root.path());
+    assert!(everything(&Catalog::open_readonly(root.path()).unwrap()).iter().all(|(_, i)| i.is_empty()));
+    assert!(matches!(store_image(&s, &IMAGE).unwrap(), Filed::New { .. }));
+    assert!(std::fs::read(&path).unwrap().ends_with(&IMAGE.data_set()));
+    let catalog = Catalog::open_readonly(root.path()).unwrap();
+    assert_eq!((every_row_has_its_file(root.path()), catalog.kept().unwrap().len()), (1, 1));
+}
+
+#[test]
+fn another_object_without_a_row_is_entered_and_the_new_one_kept_beside() {
+    let root = tempfile::tempdir().unwrap();
+    let s = open(root.path());
+    store_image(&s, &IMAGE).unwrap();
+    let catalog = Catalog::open(root.path()).unwrap();
+    catalog.connection().execute("DELETE FROM instances", []).unwrap();
+    let other = Image { pixels: "others", ..IMAGE };
+    assert!(matches!(store_image(&s, &other).unwrap(), Filed::Kept { .. }));
+    assert_eq!(every_row_has_its_file(root.path()), 1);
+}
+
+#[test]
+fn a_catalog_that_was_lost_is_made_again_at_the_start() {
+    let root = tempfile::tempdir().unwrap();
+    let s = open(root.path());
+    store(&s, head::RT_PLAN, "1.2.9.1", &plan("1.2.9.1", "WL_10MV")).unwrap();
+    store_image(&s, &IMAGE).unwrap();
+    store_image(&s, &Image { pixels: "others", ..IMAGE }).unwrap();
+    drop(s);
+    let catalog = Catalog::open_readonly(root.path()).unwrap();
+    let (before, kept) = (everything(&catalog), catalog.kept().unwrap());
+    drop(catalog);
+    std::fs::remove_dir_all(root.path().join(layout::CATALOG)).unwrap();
+    let _s = open(root.path());
+    let catalog = Catalog::open_readonly(root.path()).unwrap();
+    assert_eq!((everything(&catalog), catalog.kept().unwrap()), (before, kept));
+}
+
+#[test]
+fn an_object_that_cannot_be_filed_leaves_no_session_behind() {
+    let root = tempfile::tempdir().unwrap();
+    let s = open(root.path());
+    std::fs::write(root.path().join("QA_WL"), "in the way of the patient's directory").unwrap();
+    let image = Image { plan: None, ..IMAGE };
+    let Err(Refusal::Fault(error)) = store_image(&s, &image) else { panic!("not a fault") };
+    assert!(!error.to_string().contains("QA_WL"), "for the log: {error}");
+    assert!(everything(&Catalog::open_readonly(root.path()).unwrap()).is_empty());
+    std::fs::remove_file(root.path().join("QA_WL")).unwrap();
+    store_image(&s, &image).unwrap();
+    assert_eq!(every_row_has_its_file(root.path()), 1);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_session_that_cannot_be_renamed_holds_up_neither_its_plan_nor_others() {
+    let root = tempfile::tempdir().unwrap();
+    let s = open(root.path());
+    store_image(&s, &IMAGE).unwrap();
+    store_image(&s, &Image { uid: "1.2.3.2", series: "1.2.5.2", date: "20261119", ..IMAGE }).unwrap();
+    // As an open file in it is on Windows: the directory of one of the two dates cannot be made.
+    let blocked = root.path().join("QA_WL/WL/2026-11-19");
+    std::fs::create_dir_all(blocked.parent().unwrap()).unwrap();
+    std::fs::write(&blocked, "").unwrap();
+    store(&s, head::RT_PLAN, "1.2.9.1", &plan("1.2.9.1", "WL")).unwrap();
+    let labels = || {
+        let all = everything(&Catalog::open_readonly(root.path()).unwrap());
+        all.into_iter().filter(|(session, _)| session.plan_label.is_some()).count()
+    };
+    assert_eq!((every_row_has_its_file(root.path()), labels()), (2, 1));
+    std::fs::remove_file(&blocked).unwrap();
+    // The same plan once more, or a start.
+    assert_eq!(store(&s, head::RT_PLAN, "1.2.9.1", &plan("1.2.9.1", "WL")).unwrap(), Filed::Same);
+    assert_eq!((every_row_has_its_file(root.path()), labels()), (2, 2));
 }
 
 #[test]
@@ -363,6 +536,62 @@ fn a_reindex_from_the_files_alone_yields_the_same_rows() {
         assert_eq!(catalog.kept().unwrap(), kept);
         assert_eq!(catalog.plans("QA_WL", None).unwrap(), plans);
     }
+}
+
+#[test]
+fn a_reindex_keeps_labels_that_names_of_directories_cut() {
+    for label in ["Винстон-Лутц 6МВ", "WL w/ 64 characters, as many as a long label of some sites may have"]
+    {
+        let root = tempfile::tempdir().unwrap();
+        let s = open(root.path());
+        store(&s, head::RT_PLAN, "1.2.9.1", &plan("1.2.9.1", label)).unwrap();
+        store_image(&s, &IMAGE).unwrap();
+        drop(s);
+        let before = everything(&Catalog::open_readonly(root.path()).unwrap());
+        assert_eq!(before[0].0.plan_label.as_deref(), Some(label));
+        assert!(before[0].0.directory.to_string_lossy().contains("~~"), "it was cut");
+        reindex::rebuild(root.path()).unwrap();
+        assert_eq!(everything(&Catalog::open_readonly(root.path()).unwrap()), before);
+        // Told once more, the session stays where it is.
+        let record = PlanRecord {
+            plan_uid: Uid::new("1.2.9.1").unwrap(),
+            patient_id: "QA_WL".into(),
+            label: label.into(),
+            dated: None,
+        };
+        Catalog::open(root.path()).unwrap().remember_plan(&record).unwrap();
+        assert_eq!(everything(&Catalog::open_readonly(root.path()).unwrap()), before);
+    }
+}
+
+#[test]
+fn a_reindex_replaces_a_catalog_with_a_damaged_page_and_leaves_a_newer_one_alone() {
+    let root = tempfile::tempdir().unwrap();
+    let s = open(root.path());
+    for n in 0..300 {
+        let uid: &'static str = Box::leak(format!("1.2.3.{n}").into_boxed_str());
+        store_image(&s, &Image { uid, ..IMAGE }).unwrap();
+    }
+    drop(s);
+    let before = everything(&Catalog::open_readonly(root.path()).unwrap());
+    let page = {
+        let catalog = Catalog::open(root.path()).unwrap();
+        let root_page = "SELECT rootpage FROM sqlite_master WHERE name = 'instances'";
+        catalog.connection().query_row(root_page, [], |r| r.get::<_, i64>(0)).unwrap() as usize
+    };
+    let file = Catalog::file(root.path());
+    let mut bytes = std::fs::read(&file).unwrap();
+    let size = usize::from(u16::from_be_bytes([bytes[16], bytes[17]]));
+    bytes[(page - 1) * size..page * size].fill(0x5A);
+    std::fs::write(&file, bytes).unwrap();
+    assert_eq!(reindex::rebuild(root.path()).unwrap().objects, 300);
+    assert_eq!(everything(&Catalog::open_readonly(root.path()).unwrap()), before);
+    let catalog = Catalog::open(root.path()).unwrap();
+    catalog.connection().pragma_update(None, "user_version", 99).unwrap();
+    drop(catalog);
+    assert!(matches!(reindex::rebuild(root.path()), Err(crate::Error::Catalog { .. })));
+    let catalog = Catalog::open_readonly(root.path()).unwrap();
+    assert_eq!(everything(&catalog), before);
 }
 
 #[test]

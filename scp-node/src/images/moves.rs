@@ -1,0 +1,235 @@
+//! Files and rows that change together: renames that can be taken back, inside a transaction that can be rolled back.
+//!
+//! A failure takes back the renames first and the rows after, under SQLite's write lock, so that no process ever sees rows
+//! without their files. A crash between a rename and its commit is mended by [`super::reindex`] at the next start.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use super::catalog::Catalog;
+use crate::error::{Error, Result};
+
+/// What was done to files so far, and the directories that must be synced before anything is acknowledged.
+#[derive(Debug, Default)]
+pub(crate) struct Moves {
+    done: Vec<Step>,
+    dirty: BTreeSet<PathBuf>,
+}
+
+#[derive(Debug)]
+enum Step {
+    Made(PathBuf),
+    Renamed { from: PathBuf, to: PathBuf },
+}
+
+impl Moves {
+    /// Renames a file, and makes the directory that it goes to when that is new.
+    pub(super) fn rename(&mut self, from: &Path, to: &Path) -> Result<()> {
+        match (std::fs::rename(from, to), to.parent()) {
+            (Err(error), Some(directory)) if error.kind() == std::io::ErrorKind::NotFound => {
+                self.make(directory)?;
+                std::fs::rename(from, to).map_err(Error::io(to))?;
+            }
+            (renamed, _) => renamed.map_err(Error::io(to))?,
+        }
+        self.entry(to);
+        self.done.push(Step::Renamed { from: from.into(), to: to.into() });
+        Ok(())
+    }
+
+    /// Renames a directory; what was to be synced below it is so at its new place.
+    pub(super) fn rename_directory(&mut self, from: &Path, to: &Path) -> Result<()> {
+        self.rename(from, to)?;
+        self.entry(from);
+        self.follow(from, to);
+        Ok(())
+    }
+
+    /// What was to be synced at or below `from` lies at or below `to` now.
+    fn follow(&mut self, from: &Path, to: &Path) {
+        let here = |path: &PathBuf| match path.strip_prefix(from) {
+            Ok(below) if below.as_os_str().is_empty() => to.to_path_buf(),
+            Ok(below) => to.join(below),
+            Err(_) => path.clone(),
+        };
+        self.dirty = self.dirty.iter().map(here).collect();
+    }
+
+    /// Makes a directory and those around it.
+    pub(super) fn make(&mut self, directory: &Path) -> Result<()> {
+        let mut missing = Vec::new();
+        let mut here = Some(directory);
+        while let Some(path) = here.filter(|p| !p.as_os_str().is_empty() && !p.exists()) {
+            missing.push(path);
+            here = path.parent();
+        }
+        std::fs::create_dir_all(directory).map_err(Error::io(directory))?;
+        for path in missing.into_iter().rev() {
+            self.entry(path);
+            self.done.push(Step::Made(path.into()));
+        }
+        Ok(())
+    }
+
+    /// This file's entry in its directory changed.
+    pub(super) fn entry(&mut self, file: &Path) {
+        self.dirty.extend(file.parent().filter(|p| !p.as_os_str().is_empty()).map(Path::to_path_buf));
+    }
+
+    /// Syncs the directories.
+    pub(super) fn sync(&self) -> Result<()> {
+        self.dirty.iter().try_for_each(|directory| sync_directory(directory))
+    }
+
+    /// Takes back what was done since there were so many steps.
+    fn undo(&mut self, steps: usize) {
+        while self.done.len() > steps {
+            match self.done.pop() {
+                // It stays when another process put something into it meanwhile.
+                Some(Step::Made(directory)) => {
+                    if std::fs::remove_dir(&directory).is_ok() {
+                        self.dirty.remove(&directory);
+                    }
+                }
+                Some(Step::Renamed { from, to }) => match std::fs::rename(&to, &from) {
+                    Ok(()) => self.follow(&to, &from),
+                    Err(error) => {
+                        tracing::error!(%error, "a rename cannot be taken back; `scp-node reindex` finds what lies elsewhere");
+                    }
+                },
+                None => return,
+            }
+        }
+    }
+}
+
+/// Makes a directory's entries durable. Windows has no such call: NTFS journals them by itself.
+fn sync_directory(directory: &Path) -> Result<()> {
+    if cfg!(unix) {
+        File::open(directory).and_then(|d| d.sync_all()).map_err(Error::io(directory))?;
+    }
+    Ok(())
+}
+
+impl Catalog {
+    /// Runs `work` under the write lock, and undoes its rows when it fails.
+    pub(crate) fn transaction<T>(&mut self, work: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
+        self.moving(|catalog, _| work(catalog))
+    }
+
+    /// Runs `work` under the write lock, and undoes its moves and rows when it or the commit fails.
+    pub(super) fn moving<T>(&mut self, work: impl FnOnce(&Self, &mut Moves) -> Result<T>) -> Result<T> {
+        if !self.connection.is_autocommit() {
+            // A panic left one open.
+            self.connection.execute_batch("ROLLBACK").map_err(|e| self.error(e))?;
+        }
+        // rusqlite's own guard would borrow the connection that `work` needs.
+        self.connection.execute_batch("BEGIN IMMEDIATE").map_err(|e| self.error(e))?;
+        let mut moves = Moves::default();
+        let done = work(self, &mut moves).and_then(|value| {
+            self.connection.execute_batch("COMMIT").map_err(|e| self.error(e))?;
+            Ok(value)
+        });
+        if done.is_err() {
+            moves.undo(0);
+            let _ = self.connection.execute_batch("ROLLBACK");
+        }
+        done
+    }
+
+    /// Runs a part of a transaction that may fail without the rest.
+    ///
+    /// # Errors
+    /// Those of `work`, after its moves and rows were undone.
+    pub(super) fn part<T>(&self, moves: &mut Moves, work: impl FnOnce(&mut Moves) -> Result<T>) -> Result<T> {
+        let run = |sql| {
+            self.connection.prepare_cached(sql).and_then(|mut s| s.execute([])).map_err(|e| self.error(e))
+        };
+        run("SAVEPOINT part")?;
+        let steps = moves.done.len();
+        let done = work(moves);
+        if done.is_err() {
+            moves.undo(steps);
+            run("ROLLBACK TO part")?;
+        }
+        run("RELEASE part")?;
+        done
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failure() -> Error {
+        Error::Unsupported { what: "a test".into() }
+    }
+
+    fn catalog() -> (tempfile::TempDir, Catalog) {
+        let root = tempfile::tempdir().unwrap();
+        let catalog = Catalog::open(root.path()).unwrap();
+        (root, catalog)
+    }
+
+    #[test]
+    fn a_failure_takes_back_renames_of_files_and_directories_in_reverse() {
+        let (root, mut catalog) = catalog();
+        let at = |name: &str| root.path().join(name);
+        std::fs::create_dir(at("session")).unwrap();
+        std::fs::write(at("part"), "image").unwrap();
+        let failed = catalog.moving(|catalog, moves| {
+            moves.rename(&at("part"), &at("session/image"))?;
+            moves.rename_directory(&at("session"), &at("patient/plan/session"))?;
+            catalog.set_meta("k", Some("v")).map_err(|e| catalog.error(e))?;
+            moves.sync()?;
+            Err::<(), _>(failure())
+        });
+        assert!(failed.is_err());
+        assert_eq!(std::fs::read(at("part")).unwrap(), b"image");
+        assert_eq!(std::fs::read_dir(at("session")).unwrap().count(), 0);
+        assert!(!at("patient").exists(), "directories that were made for it are gone");
+        assert_eq!(catalog.meta("k").unwrap(), None);
+    }
+
+    #[test]
+    fn a_part_that_fails_takes_nothing_else_with_it() {
+        let (root, mut catalog) = catalog();
+        let at = |name: &str| root.path().join(name);
+        for name in ["a", "b"] {
+            std::fs::write(at(name), name).unwrap();
+        }
+        let set =
+            |catalog: &Catalog, key: &str| catalog.set_meta(key, Some("v")).map_err(|e| catalog.error(e));
+        catalog
+            .moving(|catalog, moves| {
+                let failed = catalog.part(moves, |moves| {
+                    moves.rename(&at("a"), &at("x/a"))?;
+                    set(catalog, "a")?;
+                    Err::<(), _>(failure())
+                });
+                assert!(failed.is_err());
+                catalog.part(moves, |moves| {
+                    moves.rename(&at("b"), &at("y/b"))?;
+                    set(catalog, "b")
+                })?;
+                moves.sync()
+            })
+            .unwrap();
+        assert!(at("a").exists() && at("y/b").exists() && !at("x").exists());
+        assert_eq!((catalog.meta("a").unwrap(), catalog.meta("b").unwrap()), (None, Some("v".into())));
+    }
+
+    #[test]
+    fn what_lies_below_a_renamed_directory_is_synced_at_its_new_place() {
+        let root = tempfile::tempdir().unwrap();
+        let at = |name: &str| root.path().join(name);
+        std::fs::create_dir(at("waits")).unwrap();
+        std::fs::write(at("part"), "image").unwrap();
+        let mut moves = Moves::default();
+        moves.rename(&at("part"), &at("waits/image")).unwrap();
+        moves.rename_directory(&at("waits"), &at("patient/session")).unwrap();
+        assert!(moves.dirty.contains(&at("patient/session")) && !moves.dirty.contains(&at("waits")));
+        moves.sync().unwrap();
+    }
+}
