@@ -35,6 +35,23 @@ impl Drop for Tmpfs {
     }
 }
 
+/// Makes a library for `LD_PRELOAD` of one C file. `None` without a C compiler.
+///
+/// # Panics
+/// When it must be there (`REQUIRE_PEERS`) and is not.
+pub fn preloaded(work: &Path, source: &str) -> Option<PathBuf> {
+    let library = work.join(Path::new(source).file_stem()?).with_extension("so");
+    let built = Command::new("cc")
+        .args(["-shared", "-fPIC", "-O1", "-o"])
+        .arg(&library)
+        .args([source, "-ldl"])
+        .status()
+        .ok()
+        .filter(|status| status.success());
+    require("a C compiler (cc)", built)?;
+    Some(library)
+}
+
 /// A library for `LD_PRELOAD` that lets changes wait while a file exists, see `tests/bench/icom-stall.c`.
 #[derive(Debug)]
 pub struct HangingDisk {
@@ -49,16 +66,7 @@ impl HangingDisk {
     /// # Panics
     /// When it must be there (`REQUIRE_PEERS`) and is not.
     pub fn new(work: &Path, prefix: &Path) -> Option<Self> {
-        let library = work.join("stall.so");
-        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/bench/icom-stall.c");
-        let built = Command::new("cc")
-            .args(["-shared", "-fPIC", "-O1", "-o"])
-            .arg(&library)
-            .args([source, "-ldl"])
-            .status()
-            .ok()
-            .filter(|status| status.success());
-        require("a C compiler (cc)", built)?;
+        let library = preloaded(work, concat!(env!("CARGO_MANIFEST_DIR"), "/bench/icom-stall.c"))?;
         Some(Self { library, prefix: prefix.to_owned(), flag: work.join("disk-hangs") })
     }
 

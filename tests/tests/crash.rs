@@ -2,16 +2,18 @@
 
 #![expect(clippy::unwrap_used, reason = "a set-up that fails fails its test")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use dicom_dictionary_std::uids;
 use dicom_transfer_syntax_registry::entries::IMPLICIT_VR_LITTLE_ENDIAN;
 use scp_node::dimse::Status;
 use scp_node::images::{Catalog, SessionFilter};
+use scp_node::names::Uid;
 use tests::node::{NODE_AE, Node, data_set_of, files_below};
-use tests::peers::objects::{RtImage, uid};
+use tests::peers::objects::{RtImage, RtPlan, uid};
 use tests::sender::Sender;
 
 const KILLS: u32 = 200;
@@ -19,9 +21,31 @@ const KILLS: u32 = 200;
 const LANES: u32 = 4;
 const SENDERS: u32 = 2;
 
+/// The plan of a sender's images in one round.
+fn plan_uid(round: u32, sender: u32) -> String {
+    uid(&[9, round, sender])
+}
+
+/// That plan, one label for all of a sender's, as of a clinic that copies its plans.
+fn plan(round: u32, sender: u32) -> (String, Vec<u8>) {
+    let plan = RtPlan {
+        sop_instance_uid: plan_uid(round, sender),
+        label: Some(format!("WL {sender}")),
+        ..RtPlan::default()
+    };
+    (plan.sop_instance_uid.clone(), encoded(&plan.data_set()))
+}
+
+fn encoded(object: &dicom_object::InMemDicomObject) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    object.write_dataset_with_ts(&mut bytes, &IMPLICIT_VR_LITTLE_ENDIAN.erased()).unwrap();
+    bytes
+}
+
 /// Image `n` of a round: its UID and its data set; other rounds have other bytes.
 fn image(round: u32, sender: u32, n: u32) -> (String, Vec<u8>) {
     let image = RtImage {
+        plan_uid: Some(plan_uid(round, sender)),
         series_uid: uid(&[7, round % 20]),
         sop_instance_uid: uid(&[7, round, sender, n]),
         instance_number: n + 1,
@@ -31,9 +55,7 @@ fn image(round: u32, sender: u32, n: u32) -> (String, Vec<u8>) {
         columns: 128,
         ..RtImage::default()
     };
-    let mut bytes = Vec::new();
-    image.data_set().write_dataset_with_ts(&mut bytes, &IMPLICIT_VR_LITTLE_ENDIAN.erased()).unwrap();
-    (image.sop_instance_uid, bytes)
+    (image.sop_instance_uid.clone(), encoded(&image.data_set()))
 }
 
 /// Sends until the node dies; what was acknowledged.
@@ -43,12 +65,19 @@ fn send_until_dead(
     sender: u32,
     acknowledged: &Mutex<Vec<(String, Vec<u8>)>>,
 ) {
-    let Ok(mut association) = Sender::open(node, NODE_AE) else { return };
+    let open = |class| Sender::open_for(node, NODE_AE, class, uids::IMPLICIT_VR_LITTLE_ENDIAN);
+    let (Ok(mut images), Ok(mut plans)) = (open(uids::RT_IMAGE_STORAGE), open(uids::RT_PLAN_STORAGE)) else {
+        return;
+    };
     for n in 0.. {
-        let (uid, data_set) = image(round, sender, n);
-        match association.store(&uid, &data_set) {
+        // Images wait for their label first, and are renamed by the plan; in every third round it never comes.
+        let is_plan = n == 2 && round % 3 != 0;
+        let (uid, data_set) = if is_plan { plan(round, sender) } else { image(round, sender, n) };
+        let (association, class) =
+            if is_plan { (&mut plans, uids::RT_PLAN_STORAGE) } else { (&mut images, uids::RT_IMAGE_STORAGE) };
+        match association.store_as(class, &uid, &data_set) {
             Ok(Status::SUCCESS) => acknowledged.lock().unwrap().push((uid, data_set)),
-            Ok(other) => panic!("a good image was answered with {other}"),
+            Ok(other) => panic!("a good object was answered with {other}"),
             Err(_) => return,
         }
     }
@@ -72,11 +101,16 @@ fn check_files(
 fn visible(images: &Path) -> BTreeMap<String, std::path::PathBuf> {
     let uid = |p: &std::path::PathBuf| {
         let name = p.file_name().unwrap().to_string_lossy().into_owned();
-        name.trim_start_matches("RI.").trim_end_matches(".dcm").to_owned()
+        name.trim_start_matches("RI.").trim_start_matches("RP.").trim_end_matches(".dcm").to_owned()
     };
     files_below(images, ".dcm").into_iter().map(|p| (uid(&p), p)).collect()
 }
 
+fn uid_of_round(round: u32) -> String {
+    uid(&[7, round])
+}
+
+/// Round, sender and number of an image.
 fn number_of(uid: &str) -> (u32, u32, u32) {
     let mut parts = uid.rsplit('.').map(|part| part.parse().unwrap());
     let (n, sender, round) = (parts.next().unwrap(), parts.next().unwrap(), parts.next().unwrap());
@@ -118,14 +152,17 @@ fn kill_again_and_again(root: &Path, lane: u32) -> Lane {
         // As the kill left it, before any start could repair it.
         let now = visible(&images);
         check_files(&images, &acknowledged, &now);
-        for (uid, path) in now.iter().filter(|(uid, _)| number_of(uid).0 == round) {
-            let (round, sender, n) = number_of(uid);
+        for (uid, path) in &now {
+            let data_set = match (0..SENDERS).find(|sender| *uid == plan_uid(round, *sender)) {
+                Some(sender) => plan(round, sender).1,
+                None if !uid.starts_with(&format!("{}.", uid_of_round(round))) => continue,
+                None => {
+                    let (round, sender, n) = number_of(uid);
+                    image(round, sender, n).1
+                }
+            };
             let bytes = std::fs::read(path).unwrap();
-            assert!(
-                data_set_of(&bytes) == Some(image(round, sender, n).1.as_slice()),
-                "{} is partial",
-                path.display()
-            );
+            assert!(data_set_of(&bytes) == Some(data_set.as_slice()), "{} is partial", path.display());
         }
         all.extend(acknowledged.into_iter().map(|(uid, _)| uid));
     }
@@ -138,8 +175,15 @@ fn check_after_start(root: &Path, acknowledged: &[String]) {
     let _node = Node::start(root, &[]);
     assert_eq!(files_below(&images.join("_incoming"), ".part"), Vec::<std::path::PathBuf>::new());
     let catalog = Catalog::open_readonly(&images).unwrap();
+    let acknowledged_set: BTreeSet<&str> = acknowledged.iter().map(String::as_str).collect();
     let mut listed = BTreeMap::new();
     for session in catalog.sessions(&SessionFilter::default()).unwrap() {
+        assert!(session.images > 0, "a session without images: {}", session.directory.display());
+        let plan = session.plan_uid.as_deref().unwrap();
+        assert!(
+            session.plan_label.is_some() || !acknowledged_set.contains(plan),
+            "images still wait for plan {plan}, which was acknowledged"
+        );
         for instance in catalog.instances(&session).unwrap() {
             assert_eq!(
                 instance.path.metadata().unwrap().len(),
@@ -150,9 +194,15 @@ fn check_after_start(root: &Path, acknowledged: &[String]) {
             listed.insert(instance.sop_instance_uid, instance.path);
         }
     }
-    assert_eq!(listed.keys().collect::<Vec<_>>(), visible(&images).keys().collect::<Vec<_>>());
-    for uid in acknowledged {
-        assert!(listed.contains_key(uid), "{uid} was acknowledged and is not in the catalog");
+    // Sessions hold images; that a plan is there is told by its instance.
+    let visible = visible(&images);
+    let is_plan = |path: &Path| path.parent().is_some_and(|p| p.ends_with("_plan"));
+    let seen: Vec<_> = visible.iter().filter(|(_, path)| !is_plan(path)).map(|(uid, _)| uid).collect();
+    assert_eq!(listed.keys().collect::<Vec<_>>(), seen);
+    let uids: Vec<Uid> = acknowledged.iter().map(|uid| Uid::new(uid).unwrap()).collect();
+    let present = catalog.present(&uids).unwrap();
+    for uid in &uids {
+        assert!(present.contains(uid), "{uid} was acknowledged and is not in the catalog");
     }
     assert!(catalog.kept().unwrap().is_empty(), "an image came to lie beside itself");
 }

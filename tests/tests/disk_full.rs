@@ -97,6 +97,23 @@ fn room_that_must_stay_free_is_kept_free() {
 }
 
 #[test]
+fn an_object_that_would_take_the_room_that_must_stay_free_is_refused_before_it_does() {
+    let Some(disk) = Tmpfs::mount(48) else { return };
+    let keep = 24 << 20;
+    let node = Node::start(disk.path(), &[&format!("images.keep_free_bytes={keep}")]);
+    // 40 MB: more than there is above what must stay free, less than there is.
+    let image = RtImage { rows: 5000, columns: 4000, ..RtImage::default() };
+    let mut bytes = Vec::new();
+    image.data_set().write_dataset_with_ts(&mut bytes, &IMPLICIT_VR_LITTLE_ENDIAN.erased()).unwrap();
+    let mut sender = Sender::open(node.address(), NODE_AE).unwrap();
+    let refused = sender.store(&image.sop_instance_uid, &bytes).unwrap();
+    assert_eq!(refused, Status::OUT_OF_RESOURCES, "{}", node.log());
+    check(&disk.path().join("images"), 0);
+    assert_eq!(store_until_refused(&mut sender, 0).1, Status::OUT_OF_RESOURCES);
+    assert!(fs4::available_space(disk.path()).unwrap() >= keep - (1 << 20), "an image's margin");
+}
+
+#[test]
 fn a_quota_refuses_without_a_full_disk() {
     let root = tempfile::tempdir().unwrap();
     let node = Node::start(root.path(), &["images.quota_bytes=2000000"]);
