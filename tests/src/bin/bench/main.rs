@@ -1,4 +1,4 @@
-//! What `tests/bench/*` measure with: an in-memory sender, the disk's own pace, and files to send.
+//! What `tests/bench/*` measure with: an in-memory sender, a receiver that keeps nothing, the disk's own pace, and files to send.
 //!
 //! Each subcommand prints one line of JSON.
 
@@ -7,16 +7,18 @@
     clippy::expect_used,
     reason = "a measurement that cannot be set up has no result"
 )]
+#![expect(clippy::indexing_slicing, reason = "bytes of our own")]
 #![expect(clippy::print_stdout, reason = "the result")]
 
 mod catalog;
 mod disk;
 mod objects;
 mod send;
+mod sink;
 
 use std::path::PathBuf;
 
-const USAGE: &str = "bench files DIRECTORY COUNT | send HOST:PORT CALLED_AE ASSOCIATIONS COUNT PDU_LENGTH | disk DIRECTORY COUNT THREADS full|rename | catalog DIRECTORY IMAGES";
+const USAGE: &str = "bench files DIRECTORY COUNT | send HOST:PORT CALLED_AE ASSOCIATIONS COUNT PDU_LENGTH | sink PORT | disk DIRECTORY COUNT THREADS full|rename | catalog DIRECTORY IMAGES";
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -27,6 +29,7 @@ fn main() {
         ["send", address, called_ae, associations, count, pdu_length] => {
             send::run(address, called_ae, number(associations), number(count), number(pdu_length) as u32)
         }
+        ["sink", port] => sink::run(number(port) as u16),
         ["disk", directory, count, threads, durability @ ("full" | "rename")] => {
             disk::run(&PathBuf::from(directory), number(count), number(threads), *durability == "full")
         }
