@@ -17,7 +17,7 @@ use super::head::{self, Head};
 use super::layout;
 use super::moves::Moves;
 use super::reindex;
-use super::spool::Spool;
+use super::spool::{Blocks, Spool};
 use super::walk::{Syntax, Walker};
 use crate::error::{Error, Result};
 use crate::names::{AeTitle, Uid, fits};
@@ -86,6 +86,7 @@ pub struct Store {
     next_temporary: AtomicU64,
     /// Bytes of all objects, those on their way in too; of earlier ones only when there is a quota.
     total_bytes: AtomicU64,
+    blocks: Blocks,
     committer: Committer,
     arrived: broadcast::Sender<Arrived>,
     /// Held as long as the store lives.
@@ -115,6 +116,7 @@ impl Store {
             object_bytes_max,
             next_temporary: AtomicU64::new(0),
             total_bytes: AtomicU64::new(total),
+            blocks: Blocks::default(),
             committer: Committer::new(catalog, full, arrived.clone()),
             arrived,
             _lock: lock,
@@ -142,7 +144,8 @@ impl Store {
         share.take(meta.len() as u64)?;
         let n = self.next_temporary.fetch_add(1, Ordering::Relaxed);
         let path = self.settings.root.join(layout::INCOMING).join(format!("{n}.part"));
-        let mut spool = Spool::create(&path, self.is_synced()).map_err(|e| storage_fault(&path, e))?;
+        let mut spool =
+            Spool::create(&path, self.is_synced(), &self.blocks).map_err(|e| storage_fault(&path, e))?;
         let temporary = Temporary(path);
         spool.write(&meta, 0).map_err(|e| storage_fault(&temporary.0, e))?;
         let syntax = Syntax::from_uid(&announced.transfer_syntax_uid);
@@ -253,20 +256,43 @@ impl Drop for Temporary {
 }
 
 impl Incoming<'_> {
-    /// The next bytes of the data set. Blocks on the disk: call it from a thread of the association's own.
+    /// Where the next bytes of the data set may be put; never empty. [`Incoming::take`] takes them.
+    pub fn room(&mut self) -> &mut [u8] {
+        self.spool.room()
+    }
+
+    /// The next bytes of the data set are the first so many of [`Incoming::room`]. Blocks on the disk: call it from a thread of the
+    /// association's own.
     ///
     /// # Errors
     /// A [`Refusal`]; the object is lost then, and the caller drops it.
+    pub fn take(&mut self, bytes: usize) -> Result<(), Refusal> {
+        self.grow(bytes)?;
+        self.walker.push(self.spool.peek(bytes)).map_err(Refusal::CannotUnderstand)?;
+        let ahead = self.walker.ahead();
+        self.look_for_room(ahead)?;
+        self.spool.fill(bytes, ahead).map_err(|e| storage_fault(&self.temporary.0, e))
+    }
+
+    /// The next bytes of the data set, wherever they lie. Blocks on the disk.
+    ///
+    /// # Errors
+    /// As [`Incoming::take`].
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
-        self.share.take(bytes.len() as u64)?;
-        if self.share.bytes > self.store.object_bytes_max {
-            let limit = self.store.object_bytes_max;
-            return Err(Refusal::OutOfResources(format!("larger than node.limits.object_bytes, {limit}")));
-        }
+        self.grow(bytes.len())?;
         self.walker.push(bytes).map_err(Refusal::CannotUnderstand)?;
         let ahead = self.walker.ahead();
         self.look_for_room(ahead)?;
-        self.spool.write(bytes, ahead).map_err(|e| storage_fault(&self.temporary.0, e))?;
+        self.spool.write(bytes, ahead).map_err(|e| storage_fault(&self.temporary.0, e))
+    }
+
+    /// Counts bytes that come, against the quota and the limit of one object.
+    fn grow(&mut self, bytes: usize) -> Result<(), Refusal> {
+        self.share.take(bytes as u64)?;
+        let limit = self.store.object_bytes_max;
+        if self.share.bytes > limit {
+            return Err(Refusal::OutOfResources(format!("larger than node.limits.object_bytes, {limit}")));
+        }
         Ok(())
     }
 
