@@ -57,6 +57,28 @@ impl Node {
     /// # Panics
     /// As [`Node::start`].
     pub fn start_with(root: &Path, settings: &[&str], file_text: &str, variables: &[(&str, &Path)]) -> Self {
+        Self::launch(Command::new(node_binary()), root, settings, file_text, variables)
+    }
+
+    /// As [`Node::start`], under a limit that `sh` sets, such as `-n 256` for so many open files.
+    ///
+    /// # Panics
+    /// As [`Node::start`].
+    #[cfg(unix)]
+    pub fn start_limited(root: &Path, settings: &[&str], ulimit: &str) -> Self {
+        let mut shell = Command::new("sh");
+        // Replaced by the node, whose process id this remains.
+        shell.args(["-c", &format!("ulimit {ulimit} && exec \"$0\" \"$@\"")]).arg(node_binary());
+        Self::launch(shell, root, settings, "", &[])
+    }
+
+    fn launch(
+        mut command: Command,
+        root: &Path,
+        settings: &[&str],
+        file_text: &str,
+        variables: &[(&str, &Path)],
+    ) -> Self {
         let log = root.join("node.log");
         let config = root.join("node.toml");
         std::fs::write(&config, file_text).unwrap();
@@ -70,7 +92,6 @@ impl Node {
             "web.bind=".to_owned(),
             format!("images.root={}", images.display()),
         ];
-        let mut command = Command::new(node_binary());
         for setting in base.iter().map(String::as_str).chain(settings.iter().copied()) {
             command.args(["--set", setting]);
         }

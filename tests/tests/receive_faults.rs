@@ -133,6 +133,43 @@ fn five_hundred_connections_that_say_nothing_leave_room_for_an_honest_one() {
     drop(idle);
 }
 
+#[cfg(unix)]
+#[test]
+fn more_silent_connections_than_descriptors_disturb_neither_a_running_nor_a_new_association() {
+    let root = tempfile::tempdir().unwrap();
+    let node = Node::start_limited(root.path(), &[], "-n 256");
+    let mut running = Sender::open(node.address(), NODE_AE).unwrap();
+    let silent: Vec<TcpStream> = (0..300).map(|_| connect(node.address())).collect();
+    std::thread::scope(|scope| {
+        // The node has come to the last silent one when it answers this one.
+        let new = scope.spawn(|| is_well(&node, 1));
+        let mut n = 2;
+        while n == 2 || !new.is_finished() {
+            let (uid, bytes) = image(n);
+            assert_eq!(running.store(&uid, &bytes).unwrap(), Status::SUCCESS, "object {n}");
+            n += 1;
+        }
+    });
+    drop(silent);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn the_soft_limit_of_descriptors_is_raised() {
+    let root = tempfile::tempdir().unwrap();
+    let node = Node::start_limited(root.path(), &[], "-S -n 256");
+    let text = std::fs::read_to_string(format!("/proc/{}/limits", node.id())).unwrap();
+    let line = text.lines().find(|l| l.starts_with("Max open files")).unwrap();
+    let soft: u64 = line.split_whitespace().nth(3).unwrap().parse().unwrap();
+    assert!(soft > 256, "{line}");
+}
+
+#[test]
+fn a_silent_peer_from_outside_the_networks_is_let_go_long_before_the_artim_timeout() {
+    let (_root, node) = node(&["node.timeouts.association_s=3600", "node.access.networks=['10.0.0.0/8']"]);
+    assert!(rest(&mut connect(node.address())).is_empty());
+}
+
 #[test]
 fn a_pdu_over_the_announced_length_is_aborted() {
     let (root, node) = node(&["node.limits.pdu_length=16384"]);

@@ -1,7 +1,7 @@
 //! Accepts connections, negotiates, and gives each admitted association a thread.
 //!
-//! Before an association is admitted it costs 4 KiB and a task, for at most `node.timeouts.association_s`; after, a thread
-//! and a buffer, for as long as `node.limits` allow. Stop: no new connection, idle associations end at once, running
+//! Before an association is admitted it costs a descriptor, 4 KiB and a task, for at most `node.timeouts.association_s` and
+//! only while nobody else needs its place; after, a thread and a buffer, for as long as `node.limits` allow. Stop: no new connection, idle associations end at once, running
 //! transfers get `node.timeouts.drain_s`.
 
 use std::collections::HashMap;
@@ -22,13 +22,16 @@ use tokio_util::task::TaskTracker;
 
 use super::admission::{Accepted, admit};
 use super::association::{Association, Outcome, Tally, abort_of, say, seconds};
+use super::descriptors::{self, Shares};
 use super::stream::{End, Event, Stream};
+use super::waiting::{Seat, WaitingRoom};
 use crate::error::{Error, Result};
 use crate::images::Store;
 use crate::settings::{NodeSettings, Settings, StorageClasses};
 
-/// Connections that may wait for their association at once. Justification: 4 KiB each; more are a flood.
-const PENDING_MAX: usize = 1024;
+/// How long a peer from outside the networks may take to say what it is then refused. Justification: longer than a lost
+/// packet takes to come again; who is not welcome gets no more.
+const OUTSIDE_WAIT: Duration = Duration::from_secs(2);
 
 /// What the receiver did since it started.
 #[derive(Debug, Default)]
@@ -80,10 +83,22 @@ pub async fn run_counted(
     counters: Arc<Counters>,
 ) -> Result<()> {
     let node = Arc::new(settings.node.clone());
+    let (limit, wanted) = (descriptors::limit(), node.limits.associations);
+    let shares = Shares::of(limit, wanted);
+    if shares.associations < wanted {
+        let allowed = shares.associations;
+        tracing::warn!(
+            limit,
+            wanted,
+            allowed,
+            "fewer associations than node.limits.associations, for lack of descriptors; raise the limit of open files"
+        );
+    }
     let server = Server {
         classes: settings.images.storage,
-        associations: Arc::new(Semaphore::new(node.limits.associations)),
-        pending: Arc::new(Semaphore::new(PENDING_MAX)),
+        associations: Arc::new(Semaphore::new(shares.associations)),
+        waiting: WaitingRoom::new(shares.waiting),
+        outside: WaitingRoom::new(descriptors::OUTSIDE_MAX),
         peers: Arc::default(),
         tracker: TaskTracker::new(),
         force: CancellationToken::new(),
@@ -108,7 +123,9 @@ struct Server {
     force: CancellationToken,
     counters: Arc<Counters>,
     associations: Arc<Semaphore>,
-    pending: Arc<Semaphore>,
+    waiting: Arc<WaitingRoom>,
+    /// For peers from outside the networks, which so take no place of others.
+    outside: Arc<WaitingRoom>,
     peers: Arc<Mutex<HashMap<IpAddr, usize>>>,
     tracker: TaskTracker,
 }
@@ -125,11 +142,15 @@ impl Server {
             match accepted {
                 Ok((socket, peer)) => {
                     pause = Duration::from_millis(5);
-                    // Above the limit the connection is dropped unread: answering a flood would feed it.
-                    if let Ok(permit) = Arc::clone(&self.pending).try_acquire_owned() {
-                        let server = self.clone();
-                        self.tracker.spawn(async move { server.connection(socket, peer.ip(), permit).await });
-                    }
+                    // On a dual-stack socket IPv4 peers come as IPv6.
+                    let peer = peer.ip().to_canonical();
+                    let room = if self.is_inside(peer) { &self.waiting } else { &self.outside };
+                    let seat = tokio::select! {
+                        seat = room.enter(peer) => seat,
+                        () = self.shutdown.cancelled() => return,
+                    };
+                    let server = self.clone();
+                    self.tracker.spawn(async move { server.connection(socket, peer, seat).await });
                 }
                 Err(error) => {
                     tracing::warn!(%error, "accept failed");
@@ -151,40 +172,59 @@ impl Server {
         self.store.close();
     }
 
-    /// One connection: its request under the ARTIM timer, then its association.
-    async fn connection(&self, socket: TcpStream, peer: IpAddr, pending: OwnedSemaphorePermit) {
+    /// Whether the networks of the settings hold this address.
+    fn is_inside(&self, peer: IpAddr) -> bool {
+        let networks = &self.node.access.networks;
+        networks.is_empty() || networks.iter().any(|n| n.contains(peer))
+    }
+
+    /// One connection: its negotiation while it has a seat, then its association.
+    async fn connection(&self, socket: TcpStream, peer: IpAddr, seat: Seat) {
+        let negotiated = tokio::select! {
+            negotiated = self.negotiate(socket, peer) => negotiated,
+            // Closed without a word: answering a flood would feed it.
+            () = seat.asked_to_leave() => {
+                self.counters.broken.fetch_add(1, Ordering::Relaxed);
+                tracing::debug!(%peer, "connection gave way to another one before its association");
+                None
+            }
+        };
+        drop(seat);
+        if let Some((stream, accepted, place)) = negotiated {
+            self.associate(stream, accepted, place, peer).await;
+        }
+    }
+
+    /// The request under the ARTIM timer, and its answer unless that is yes.
+    async fn negotiate(&self, socket: TcpStream, peer: IpAddr) -> Option<(Stream, Accepted, Place)> {
         let mut stream = Stream::new(socket, self.node.limits.pdu_length);
         let artim = seconds(self.node.timeouts.association_s);
+        let artim = if self.is_inside(peer) { artim } else { artim.min(OUTSIDE_WAIT) };
         let request = tokio::select! {
             request = tokio::time::timeout(artim, stream.event(artim)) => request,
-            () = self.shutdown.cancelled() => return,
+            () = self.shutdown.cancelled() => return None,
         };
-        let request = match request {
-            Ok(Ok(Event::Request(request))) => request,
+        let end = match request {
+            Ok(Ok(Event::Request(request))) => match self.decide(&request, peer) {
+                Ok((accepted, place)) => return Some((stream, accepted, place)),
+                Err(reject) => {
+                    self.counters.rejected.fetch_add(1, Ordering::Relaxed);
+                    let calling = request.calling_ae_title.trim();
+                    tracing::warn!(%peer, calling, reason = ?reject.source, "association rejected");
+                    say(&mut stream, &Pdu::AssociationRJ(reject)).await;
+                    return None;
+                }
+            },
             Ok(Ok(_)) => {
-                let end = End::broken(
-                    dicom_ul::pdu::AbortRQServiceProviderReason::UnexpectedPdu,
-                    "no A-ASSOCIATE-RQ",
-                );
-                return self.refuse(stream, peer, &end).await;
+                End::broken(dicom_ul::pdu::AbortRQServiceProviderReason::UnexpectedPdu, "no A-ASSOCIATE-RQ")
             }
             // A peer that only looks whether the port is open is nobody's fault.
-            Ok(Err(End::Closed)) => return,
-            Ok(Err(end)) => return self.refuse(stream, peer, &end).await,
-            Err(_) => return self.refuse(stream, peer, &End::Silent(artim)).await,
+            Ok(Err(End::Closed)) => return None,
+            Ok(Err(end)) => end,
+            Err(_) => End::Silent(artim),
         };
-        match self.decide(&request, peer) {
-            Ok((accepted, place)) => {
-                drop(pending);
-                self.associate(stream, accepted, place, peer).await;
-            }
-            Err(reject) => {
-                self.counters.rejected.fetch_add(1, Ordering::Relaxed);
-                let calling = request.calling_ae_title.trim();
-                tracing::warn!(%peer, calling, reason = ?reject.source, "association rejected");
-                say(&mut stream, &Pdu::AssociationRJ(reject)).await;
-            }
-        }
+        self.refuse(stream, peer, &end).await;
+        None
     }
 
     async fn refuse(&self, mut stream: Stream, peer: IpAddr, end: &End) {
@@ -196,8 +236,7 @@ impl Server {
     }
 
     fn decide(&self, request: &AssociationRQ, peer: IpAddr) -> Result<(Accepted, Place), AssociationRJ> {
-        let networks = &self.node.access.networks;
-        if !networks.is_empty() && !networks.iter().any(|n| n.contains(peer)) {
+        if !self.is_inside(peer) {
             let reason = AssociationRJServiceUserReason::NoReasonGiven;
             return Err(AssociationRJ {
                 result: AssociationRJResult::Permanent,
