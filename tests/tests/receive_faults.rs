@@ -92,6 +92,24 @@ fn a_request_that_claims_four_gigabytes_is_refused_without_memory() {
     is_well(&node, 1);
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn requests_that_are_claimed_and_never_sent_take_no_memory() {
+    let (_root, node) = node(&["node.timeouts.association_s=3"]);
+    let claim = |_| {
+        let mut socket = connect(node.address());
+        // An A-ASSOCIATE-RQ of 500,000 bytes.
+        socket.write_all(&[0x01, 0, 0, 7, 0xA1, 0x20]).unwrap();
+        socket
+    };
+    let mut claims: Vec<TcpStream> = (0..200).map(claim).collect();
+    for socket in &mut claims {
+        assert!(rest(socket).is_empty());
+    }
+    assert!(peak_mb(node.id()) < 64, "{} MB", peak_mb(node.id()));
+    is_well(&node, 1);
+}
+
 #[test]
 fn half_a_request_ends_at_the_artim_timeout_and_blocks_nobody() {
     let (_root, node) = node(&["node.timeouts.association_s=0.5"]);

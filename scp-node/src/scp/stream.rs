@@ -15,7 +15,7 @@ use super::ack;
 const REQUEST_MAX: usize = 512 * 1024;
 /// Longest of the other PDUs that are not P-DATA; the standard gives them 4 bytes.
 const CONTROL_MAX: usize = 64;
-/// Buffer of a connection that is not admitted yet: a thousand of them are nothing.
+/// Buffer of a connection that is not admitted yet: a thousand of them are nothing. It grows with what was sent.
 const SMALL: usize = 4096;
 /// Buffer of an association: several PDUs of the usual lengths in one read.
 const LARGE: usize = 512 * 1024;
@@ -265,10 +265,13 @@ impl Stream {
     async fn ensure(&mut self, bytes: usize, wait: Duration) -> Result<(), End> {
         while self.end - self.start < bytes {
             if self.start + bytes > self.buffer.len() {
-                self.buffer.copy_within(self.start..self.end, 0);
-                (self.start, self.end) = (0, self.end - self.start);
-                if self.buffer.len() < bytes {
-                    self.buffer.resize(bytes, 0);
+                if self.start > 0 {
+                    self.buffer.copy_within(self.start..self.end, 0);
+                    (self.start, self.end) = (0, self.end - self.start);
+                }
+                // Only as bytes come: what a peer claims to send is no reason to give it memory.
+                if self.end == self.buffer.len() {
+                    self.buffer.resize((2 * self.end).min(bytes), 0);
                 }
             }
             self.fill(wait).await?;
