@@ -9,6 +9,7 @@ mod admission;
 mod association;
 mod descriptors;
 mod listener;
+mod patience;
 mod status;
 mod stream;
 mod waiting;

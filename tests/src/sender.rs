@@ -90,6 +90,29 @@ impl Sender {
         self.association.inner_stream().write_all(bytes)
     }
 
+    /// Writes piece by piece with a pause after each, until all is written or the peer has something to say; how many
+    /// bytes were written.
+    ///
+    /// # Errors
+    /// The socket's, when it cannot be told how long to wait.
+    pub fn write_slowly(&mut self, bytes: &[u8], piece: usize, pause: Duration) -> io::Result<usize> {
+        let stream = self.association.inner_stream();
+        stream.set_read_timeout(Some(pause))?;
+        let mut written = 0;
+        for piece in bytes.chunks(piece) {
+            if stream.write_all(piece).is_err() {
+                break;
+            }
+            written += piece.len();
+            // The end of the stream is something to say, too.
+            if stream.peek(&mut [0]).is_ok() {
+                break;
+            }
+        }
+        stream.set_read_timeout(Some(PATIENCE))?;
+        Ok(written)
+    }
+
     /// Waits for a response's status.
     ///
     /// # Errors

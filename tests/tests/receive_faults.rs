@@ -235,6 +235,79 @@ fn a_peer_that_stalls_in_the_middle_of_an_object_ends_at_the_pdu_timeout() {
     no_partial_files(&root);
 }
 
+/// How a peer that dribbles sends: above nothing, below any rate that could be meant.
+const DRIBBLE: Duration = Duration::from_millis(20);
+
+/// The node ends an association in which this is dribbled after `early` was sent at once.
+fn is_ended_when_dribbled(early: &[u8], dribbled: &[u8], piece: usize) {
+    let (root, node) = node(&["node.timeouts.pdu_s=0.5"]);
+    let mut sender = Sender::open(node.address(), NODE_AE).unwrap();
+    sender.write(early).unwrap();
+    let sent = sender.write_slowly(dribbled, piece, DRIBBLE).unwrap();
+    let failure = sender.status().unwrap_err();
+    assert!(matches!(failure.kind(), std::io::ErrorKind::ConnectionAborted), "{failure:?}");
+    assert!(sent < dribbled.len(), "only ended once all was sent");
+    no_partial_files(&root);
+    assert!(files_below(root.path(), ".dcm").is_empty());
+    is_well(&node, 2);
+}
+
+/// A C-STORE-RQ and its data set, as PDUs of one fragment each.
+fn command_and_data_set(fragment: usize) -> (Vec<u8>, Vec<u8>) {
+    let (uid, data_set) = image(1);
+    let mut command = Command::request(CommandField::CStoreRq, 1, uids::RT_IMAGE_STORAGE);
+    command.sop_instance_uid = Some(uid);
+    command.has_data_set = true;
+    let mut data = Vec::new();
+    let mut pieces = data_set.chunks(fragment).peekable();
+    while let Some(piece) = pieces.next() {
+        let length = piece.len() as u32 + 2;
+        data.extend([0x04, 0]);
+        data.extend((length + 4).to_be_bytes());
+        data.extend(length.to_be_bytes());
+        data.extend([1, if pieces.peek().is_none() { 2 } else { 0 }]);
+        data.extend(piece);
+    }
+    (message::encode(1, &command, &[], 0), data)
+}
+
+#[test]
+fn a_command_a_byte_at_a_time_ends_with_an_abort() {
+    let (command, _) = command_and_data_set(4096);
+    is_ended_when_dribbled(&[], &command, 1);
+}
+
+#[test]
+fn a_data_set_a_byte_at_a_time_ends_with_an_abort_and_leaves_no_file() {
+    let (mut early, data) = command_and_data_set(4096);
+    // In the middle of a fragment, where the file is there already.
+    let (begun, rest) = data.split_at(100);
+    early.extend(begun);
+    is_ended_when_dribbled(&early, rest, 1);
+}
+
+#[test]
+fn a_data_set_in_whole_pdus_of_a_byte_each_ends_with_an_abort_and_leaves_no_file() {
+    let (command, data) = command_and_data_set(1);
+    is_ended_when_dribbled(&command, &data, 13);
+}
+
+#[test]
+fn a_slow_and_steady_peer_is_served_however_long_it_takes() {
+    let (root, node) = node(&["node.timeouts.pdu_s=1.5"]);
+    let image = RtImage { rows: 128, columns: 64, ..RtImage::default() };
+    let mut data_set = Vec::new();
+    image.data_set().write_dataset_with_ts(&mut data_set, &IMPLICIT_VR_LITTLE_ENDIAN.erased()).unwrap();
+    let mut sender = Sender::open(node.address(), NODE_AE).unwrap();
+    let whole = sender.message(uids::RT_IMAGE_STORAGE, &image.sop_instance_uid, &data_set);
+    let started = Instant::now();
+    // 16 kB in one PDU, at 6 kB/s.
+    assert_eq!(sender.write_slowly(&whole, 64, Duration::from_millis(10)).unwrap(), whole.len());
+    assert!(started.elapsed() > Duration::from_secs_f64(1.5), "too fast to show anything");
+    assert_eq!(sender.status().unwrap(), Status::SUCCESS);
+    assert_eq!(files_below(root.path(), ".dcm").len(), 1);
+}
+
 #[test]
 fn an_idle_association_ends_at_the_idle_timeout() {
     let (_root, node) = node(&["node.timeouts.idle_s=0.5"]);

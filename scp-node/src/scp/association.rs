@@ -11,6 +11,7 @@ use tokio::io::AsyncWriteExt;
 use tokio_util::sync::CancellationToken;
 
 use super::admission::{Accepted, Context};
+use super::patience::Patience;
 use super::status::status_of;
 use super::stream::{End, Event, Fragment, Stream};
 use crate::dimse::command::COMMAND_SET_MAX;
@@ -89,10 +90,10 @@ impl<'s> Association<'s> {
 
     /// The next command, whole; `None` when the peer releases.
     async fn command(&mut self) -> Result<Option<Message<'s>>, End> {
-        let next = seconds(self.timeouts.pdu_s);
+        let mut patience = Patience::new(seconds(self.timeouts.pdu_s));
         let mut bytes = Vec::new();
         loop {
-            let fragment = match self.stream.event(next).await? {
+            let fragment = match self.stream.event(&mut patience).await? {
                 Event::Fragment(fragment) if fragment.is_command => fragment,
                 Event::Fragment(_) => {
                     return Err(End::broken(Abort::UnexpectedPdu, "a data set without a command"));
@@ -169,9 +170,9 @@ impl<'s> Association<'s> {
 
     /// Reads a data set to its end, whatever becomes of it: a sender that is refused still gets its status.
     async fn data_set(&mut self, context_id: u8, object: &mut Object<'s>) -> Result<(), End> {
-        let next = seconds(self.timeouts.pdu_s);
+        let mut patience = Patience::new(seconds(self.timeouts.pdu_s));
         loop {
-            let Event::Fragment(fragment) = self.stream.event(next).await? else {
+            let Event::Fragment(fragment) = self.stream.event(&mut patience).await? else {
                 return Err(End::broken(Abort::UnexpectedPdu, "another PDU in the middle of a data set"));
             };
             let Fragment { is_command, is_last, bytes, context_id: id } = fragment;
@@ -220,7 +221,7 @@ impl<'s> Association<'s> {
         let wait = seconds(self.timeouts.pdu_s);
         match tokio::time::timeout(wait, self.stream.socket().write_all(bytes)).await {
             Ok(written) => written.map_err(End::Lost),
-            Err(_) => Err(End::Silent(wait)),
+            Err(_) => Err(End::Late(wait)),
         }
     }
 
@@ -230,7 +231,7 @@ impl<'s> Association<'s> {
             Outcome::Released => Pdu::ReleaseRP,
             Outcome::Stopped => abort(Abort::ReasonNotSpecified),
             Outcome::Ended(End::Broken { reason, .. }) => abort(reason.clone()),
-            Outcome::Ended(End::Silent(_)) => abort(Abort::ReasonNotSpecified),
+            Outcome::Ended(End::Late(_)) => abort(Abort::ReasonNotSpecified),
             Outcome::Ended(End::Closed | End::Aborted | End::Lost(_)) => return,
         };
         say(&mut self.stream, &pdu).await;

@@ -23,6 +23,7 @@ use tokio_util::task::TaskTracker;
 use super::admission::{Accepted, admit};
 use super::association::{Association, Outcome, Tally, abort_of, say, seconds};
 use super::descriptors::{self, Shares};
+use super::patience::Patience;
 use super::stream::{End, Event, Stream};
 use super::waiting::{Seat, WaitingRoom};
 use crate::error::{Error, Result};
@@ -200,12 +201,14 @@ impl Server {
         let mut stream = Stream::new(socket, self.node.limits.pdu_length);
         let artim = seconds(self.node.timeouts.association_s);
         let artim = if self.is_inside(peer) { artim } else { artim.min(OUTSIDE_WAIT) };
+        // A request earns nothing back: the timer is for all of it.
+        let mut patience = Patience::new(artim);
         let request = tokio::select! {
-            request = tokio::time::timeout(artim, stream.event(artim)) => request,
+            request = stream.event(&mut patience) => request,
             () = self.shutdown.cancelled() => return None,
         };
         let end = match request {
-            Ok(Ok(Event::Request(request))) => match self.decide(&request, peer) {
+            Ok(Event::Request(request)) => match self.decide(&request, peer) {
                 Ok((accepted, place)) => return Some((stream, accepted, place)),
                 Err(reject) => {
                     self.counters.rejected.fetch_add(1, Ordering::Relaxed);
@@ -215,13 +218,12 @@ impl Server {
                     return None;
                 }
             },
-            Ok(Ok(_)) => {
+            Ok(_) => {
                 End::broken(dicom_ul::pdu::AbortRQServiceProviderReason::UnexpectedPdu, "no A-ASSOCIATE-RQ")
             }
             // A peer that only looks whether the port is open is nobody's fault.
-            Ok(Err(End::Closed)) => return None,
-            Ok(Err(end)) => end,
-            Err(_) => End::Silent(artim),
+            Err(End::Closed) => return None,
+            Err(end) => end,
         };
         self.refuse(stream, peer, &end).await;
         None

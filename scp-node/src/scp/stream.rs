@@ -4,12 +4,13 @@
 //! events that borrow from the one buffer, so that memory is constant whatever the object's size. Cancel-safe: partial
 //! bytes stay here when a waiting future is dropped. Source: PS3.8 §9.3, annex E.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dicom_ul::pdu::{AbortRQServiceProviderReason as Abort, AssociationRQ, Pdu, read_pdu};
 use tokio::net::TcpStream;
 
 use super::ack;
+use super::patience::Patience;
 
 /// Longest A-ASSOCIATE-RQ. Justification: 128 contexts with 40 transfer syntaxes of 64 characters are 350 kB.
 const REQUEST_MAX: usize = 512 * 1024;
@@ -32,9 +33,9 @@ pub(super) enum End {
     /// The peer vanished in the middle.
     #[error("lost in the middle of a PDU: {0}")]
     Lost(std::io::Error),
-    /// Nothing came for too long.
-    #[error("silent for {0:?}")]
-    Silent(Duration),
+    /// Nothing came for too long, or too little.
+    #[error("kept us waiting for more than {0:?}")]
+    Late(Duration),
     /// The peer aborted.
     #[error("aborted by the peer")]
     Aborted,
@@ -132,39 +133,41 @@ impl Stream {
 
     /// Waits for the first byte of the next PDU.
     pub(super) async fn begin(&mut self, wait: Duration) -> Result<(), End> {
-        self.ensure(1, wait).await
+        self.ensure(1, &mut Patience::new(wait)).await
     }
 
     /// The next event.
     ///
     /// # Arguments
-    /// * `wait` — how long each read may take
+    /// * `patience` — how long the peer may still keep us waiting
     /// # Errors
     /// An [`End`]; the connection is of no more use then.
-    pub(super) async fn event(&mut self, wait: Duration) -> Result<Event<'_>, End> {
+    pub(super) async fn event(&mut self, patience: &mut Patience) -> Result<Event<'_>, End> {
         loop {
             if let Some(open) = self.fragment {
                 if open.left > 0 && self.start == self.end {
-                    self.fill(wait).await?;
+                    self.fill(patience).await?;
                 }
-                return Ok(Event::Fragment(self.piece(open)));
+                let piece = self.piece(open);
+                patience.earn(piece.bytes.len());
+                return Ok(Event::Fragment(piece));
             }
             if self.pdu_left > 0 {
-                self.ensure(PDV_HEADER, wait).await?;
+                self.ensure(PDV_HEADER, patience).await?;
                 self.open_fragment()?;
                 continue;
             }
-            self.ensure(PDU_HEADER, wait).await?;
+            self.ensure(PDU_HEADER, patience).await?;
             let &[kind, _, a, b, c, d] = self.peek::<PDU_HEADER>()?;
             let length = u32::from_be_bytes([a, b, c, d]);
             match kind {
                 0x04 => self.open_pdu(length)?,
                 0x05 => {
-                    self.control(length, wait).await?;
+                    self.control(length, patience).await?;
                     return Ok(Event::Release);
                 }
                 0x07 => return Err(End::Aborted),
-                0x01 => return self.request(length, wait).await,
+                0x01 => return self.request(length, patience).await,
                 0x02 | 0x03 | 0x06 => {
                     return Err(End::broken(
                         Abort::UnexpectedPdu,
@@ -227,17 +230,17 @@ impl Stream {
     }
 
     /// Passes over a PDU that says all by its type.
-    async fn control(&mut self, length: u32, wait: Duration) -> Result<(), End> {
+    async fn control(&mut self, length: u32, patience: &mut Patience) -> Result<(), End> {
         let length = length as usize;
         if length > CONTROL_MAX {
             return Err(End::broken(Abort::InvalidPduParameter, format!("a control PDU of {length} bytes")));
         }
-        self.ensure(PDU_HEADER + length, wait).await?;
+        self.ensure(PDU_HEADER + length, patience).await?;
         self.start += PDU_HEADER + length;
         Ok(())
     }
 
-    async fn request(&mut self, length: u32, wait: Duration) -> Result<Event<'static>, End> {
+    async fn request(&mut self, length: u32, patience: &mut Patience) -> Result<Event<'static>, End> {
         let length = length as usize;
         if length > REQUEST_MAX {
             return Err(End::broken(
@@ -245,7 +248,7 @@ impl Stream {
                 format!("an A-ASSOCIATE-RQ of {length} bytes"),
             ));
         }
-        self.ensure(PDU_HEADER + length, wait).await?;
+        self.ensure(PDU_HEADER + length, patience).await?;
         let bytes = self.buffer.get(self.start..self.start + PDU_HEADER + length).unwrap_or_default();
         let parsed = read_pdu(bytes, REQUEST_MAX as u32, true);
         self.start += PDU_HEADER + length;
@@ -262,7 +265,7 @@ impl Stream {
     }
 
     /// Waits until so many bytes are in the buffer.
-    async fn ensure(&mut self, bytes: usize, wait: Duration) -> Result<(), End> {
+    async fn ensure(&mut self, bytes: usize, patience: &mut Patience) -> Result<(), End> {
         while self.end - self.start < bytes {
             if self.start + bytes > self.buffer.len() {
                 if self.start > 0 {
@@ -274,13 +277,13 @@ impl Stream {
                     self.buffer.resize((2 * self.end).min(bytes), 0);
                 }
             }
-            self.fill(wait).await?;
+            self.fill(patience).await?;
         }
         Ok(())
     }
 
     /// Reads once, as much as there is and fits.
-    async fn fill(&mut self, wait: Duration) -> Result<(), End> {
+    async fn fill(&mut self, patience: &mut Patience) -> Result<(), End> {
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
         }
@@ -295,10 +298,12 @@ impl Stream {
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
                     ack::now(&self.socket);
-                    match tokio::time::timeout(wait, self.socket.readable()).await {
+                    let began = Instant::now();
+                    match tokio::time::timeout(patience.left(), self.socket.readable()).await {
                         Ok(ready) => ready.map_err(End::Lost)?,
-                        Err(_) => return Err(End::Silent(wait)),
+                        Err(_) => return Err(End::Late(patience.whole())),
                     }
+                    patience.spend(began.elapsed());
                 }
                 Err(error) => return Err(End::Lost(error)),
             }

@@ -94,7 +94,8 @@ impl Default for LimitSettings {
 pub struct TimeoutSettings {
     /// From connect to a whole A-ASSOCIATE-RQ: PS3.8's ARTIM timer.
     pub association_s: f64,
-    /// Between two reads inside a message.
+    /// How long a peer may keep us waiting inside a command or a data set; time comes back with the bytes, a second for
+    /// each KiB.
     pub pdu_s: f64,
     /// Between two messages.
     pub idle_s: f64,
