@@ -389,6 +389,8 @@ fn admission_follows_the_settings() {
     assert!(associate(elsewhere.address(), "ARIA_DB", NODE_AE).unwrap_err().contains("NoReasonGiven"));
     let (_root, here) = node(&["node.access.networks=['127.0.0.0/8']", "node.access.check_called_ae=false"]);
     associate(here.address(), "ANY", "ANY").unwrap();
+    let (_root, mapped) = node(&["node.access.networks=['::ffff:127.0.0.0/104']"]);
+    associate(mapped.address(), "ARIA_DB", NODE_AE).unwrap();
 }
 
 #[test]

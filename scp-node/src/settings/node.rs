@@ -140,18 +140,23 @@ impl NodeSettings {
     }
 }
 
-/// An IP network in CIDR notation.
+/// An IP network in CIDR notation. IPv4 in IPv6 notation (`::ffff:10.0.0.0/104`) is kept as the IPv4 network that it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Network {
+    /// Never an IPv4 address in IPv6 notation.
     address: IpAddr,
+    /// At most the bits of the address.
     prefix: u8,
 }
+
+/// How many bits of an IPv4 address in IPv6 notation come before the address. Source: RFC 4291 §2.5.5.2.
+const MAPPED_BITS: u8 = 96;
 
 impl Network {
     /// Whether the address lies in the network; IPv4 addresses mapped into IPv6 count as IPv4.
     pub fn contains(&self, address: IpAddr) -> bool {
-        match (self.address.to_canonical(), address.to_canonical()) {
+        match (self.address, address.to_canonical()) {
             (IpAddr::V4(a), IpAddr::V4(b)) => {
                 let mask = u32::MAX.checked_shl(32 - u32::from(self.prefix)).unwrap_or(0);
                 a.to_bits() & mask == b.to_bits() & mask
@@ -175,8 +180,14 @@ impl TryFrom<String> for Network {
         };
         let address: IpAddr = address.trim().parse().map_err(|_| wrong())?;
         let most = if address.is_ipv4() { 32 } else { 128 };
-        let prefix = prefix.map_or(Ok(most), |p| p.trim().parse().map_err(|_| wrong()))?;
-        (prefix <= most).then_some(Self { address, prefix }).ok_or_else(wrong)
+        let prefix: u8 = prefix.map_or(Ok(most), |p| p.trim().parse().map_err(|_| wrong()))?;
+        let (canonical, before) = match address.to_canonical() {
+            v4 @ IpAddr::V4(_) if address.is_ipv6() => (v4, MAPPED_BITS),
+            same => (same, 0),
+        };
+        // A shorter prefix of a mapped address would hold more than IPv4, which cannot be what was meant.
+        let bits = prefix.checked_sub(before).filter(|_| prefix <= most).ok_or_else(wrong)?;
+        Ok(Self { address: canonical, prefix: bits })
     }
 }
 
@@ -199,8 +210,44 @@ mod tests {
         assert!(network("0.0.0.0/0").unwrap().contains(v4("8.8.8.8")));
         assert!(network("10.1.2.3").unwrap().contains(v4("::ffff:10.1.2.3")));
         assert!(network("fd00::/8").unwrap().contains(v4("fd12::1")));
-        for bad in ["10.1.0.0/33", "10.1/16", "x", "::/129"] {
+        for bad in ["10.1.0.0/33", "10.1/16", "x", "::/129", "10.0.0.0/-1", "10.0.0.0/256", ""] {
             assert!(network(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_ipv4_network_in_ipv6_notation_is_that_ipv4_network() {
+        let network = |t: &str| Network::try_from(t.to_owned());
+        let ip = |t: &str| t.parse::<IpAddr>().unwrap();
+        for text in ["::ffff:10.0.0.0/104", "::ffff:a00:0/104", "10.0.0.0/8"] {
+            let ten = network(text).unwrap();
+            assert_eq!(String::from(ten), "10.0.0.0/8", "{text}");
+            assert!(ten.contains(ip("10.200.3.4")) && ten.contains(ip("::ffff:10.200.3.4")), "{text}");
+            assert!(!ten.contains(ip("11.0.0.0")) && !ten.contains(ip("::ffff:11.0.0.0")), "{text}");
+            assert!(!ten.contains(ip("fd00::a00:0")), "{text}");
+        }
+        assert_eq!(network("::ffff:10.1.2.3").unwrap(), network("10.1.2.3/32").unwrap());
+        assert!(network("::ffff:0.0.0.0/96").unwrap().contains(ip("8.8.8.8")));
+        // Shorter, it would hold more than IPv4: what is meant cannot be told.
+        for bad in ["::ffff:10.0.0.0/95", "::ffff:10.0.0.0/8", "::ffff:10.0.0.0/129"] {
+            assert!(network(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn every_network_that_is_read_can_be_asked_about_every_address() {
+        let ip = |t: &str| t.parse::<IpAddr>().unwrap();
+        let others = ["255.255.255.255", "0.0.0.0", "::", "ffff::ffff", "::ffff:255.0.0.0"].map(ip);
+        for address in ["0.0.0.0", "10.1.2.3", "::", "::1", "::ffff:10.1.2.3", "::ffff:0:0", "fd00::1"] {
+            for prefix in 0..=130 {
+                let Ok(network) = Network::try_from(format!("{address}/{prefix}")) else { continue };
+                assert!(network.contains(ip(address)), "{address}/{prefix}");
+                for other in others {
+                    let same_kind = network.address.is_ipv4() == other.to_canonical().is_ipv4();
+                    assert!(same_kind || !network.contains(other), "{address}/{prefix} {other}");
+                    assert!(prefix > 0 || same_kind == network.contains(other), "{address}/{prefix} {other}");
+                }
+            }
         }
     }
 }
