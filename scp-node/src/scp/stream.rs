@@ -18,8 +18,10 @@ const REQUEST_MAX: usize = 512 * 1024;
 const CONTROL_MAX: usize = 64;
 /// Buffer of a connection that is not admitted yet: a thousand of them are nothing. It grows with what was sent.
 const SMALL: usize = 4096;
-/// Buffer of an association: several PDUs of the usual lengths in one read.
-const LARGE: usize = 512 * 1024;
+/// Buffer of an association: a few PDUs of the usual lengths in one read, and small enough to stay in the second-level
+/// cache between the read and the write to the file. Measured with eight associations: 11 % less processor time an image
+/// than storescp, against 6 % with 512 KiB.
+const LARGE: usize = 128 * 1024;
 const PDU_HEADER: usize = 6;
 /// Length (4), context id (1), message control header (1).
 const PDV_HEADER: usize = 6;
