@@ -172,20 +172,31 @@ impl<'s> Association<'s> {
     async fn data_set(&mut self, context_id: u8, object: &mut Object<'s>) -> Result<(), End> {
         let mut patience = Patience::new(seconds(self.timeouts.pdu_s));
         loop {
-            let Event::Fragment(fragment) = self.stream.event(&mut patience).await? else {
-                return Err(End::broken(Abort::UnexpectedPdu, "another PDU in the middle of a data set"));
+            let placed = match object {
+                Object::Taken(incoming) => self.stream.read_into(incoming.room(), &mut patience).await?,
+                _ => None,
             };
-            let Fragment { is_command, is_last, bytes, context_id: id } = fragment;
-            if is_command || id != context_id {
-                return Err(End::broken(
-                    Abort::UnexpectedPduParameter,
-                    "a fragment of another message in a data set",
-                ));
-            }
-            self.tally.bytes += bytes.len() as u64;
-            if let Object::Taken(incoming) = object
-                && let Err(refusal) = incoming.write(bytes)
-            {
+            let (is_last, bytes, taken) = if let Some(placed) = placed {
+                is_of(context_id, placed.context_id, false)?;
+                let taken = match object {
+                    Object::Taken(incoming) => incoming.take(placed.bytes),
+                    _ => Ok(()),
+                };
+                (placed.is_last, placed.bytes, taken)
+            } else {
+                let Event::Fragment(fragment) = self.stream.event(&mut patience).await? else {
+                    return Err(End::broken(Abort::UnexpectedPdu, "another PDU in the middle of a data set"));
+                };
+                let Fragment { is_command, is_last, bytes, context_id: id } = fragment;
+                is_of(context_id, id, is_command)?;
+                let taken = match object {
+                    Object::Taken(incoming) => incoming.write(bytes),
+                    _ => Ok(()),
+                };
+                (is_last, bytes.len(), taken)
+            };
+            self.tally.bytes += bytes as u64;
+            if let Err(refusal) = taken {
                 *object = Object::Refused(refusal);
             }
             if is_last {
@@ -236,6 +247,15 @@ impl<'s> Association<'s> {
         };
         say(&mut self.stream, &pdu).await;
     }
+}
+
+/// Whether a fragment belongs to the data set of this context.
+fn is_of(context_id: u8, fragment: u8, is_command: bool) -> Result<(), End> {
+    if is_command || fragment != context_id {
+        let what = "a fragment of another message in a data set";
+        return Err(End::broken(Abort::UnexpectedPduParameter, what));
+    }
+    Ok(())
 }
 
 fn abort(reason: Abort) -> Pdu {
