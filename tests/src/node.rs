@@ -143,8 +143,17 @@ impl Node {
     ///
     /// # Panics
     /// Where there are no signals.
-    pub fn terminate(mut self) -> ExitStatus {
-        let status = Command::new("kill").arg(self.child.id().to_string()).status().unwrap();
+    pub fn terminate(self) -> ExitStatus {
+        self.stop("TERM")
+    }
+
+    /// A signal that asks it to stop, and waits for its end.
+    ///
+    /// # Panics
+    /// Where there are no signals.
+    pub fn stop(mut self, signal: &str) -> ExitStatus {
+        let status =
+            Command::new("kill").args(["-s", signal, &self.child.id().to_string()]).status().unwrap();
         assert!(status.success());
         self.child.wait().unwrap()
     }

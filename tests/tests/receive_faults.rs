@@ -406,23 +406,32 @@ fn associations_over_the_limits_are_rejected_as_transient_and_come_in_when_other
     }
 }
 
+/// Ctrl-C sends SIGINT, systemd SIGTERM.
 #[cfg(unix)]
 #[test]
-fn a_stop_lets_the_running_transfer_finish_and_ends_idle_peers_at_once() {
-    let (root, node) = node(&["node.timeouts.drain_s=20"]);
-    let (uid, bytes) = image(1);
-    let mut busy = Sender::open(node.address(), NODE_AE).unwrap();
-    let mut idle = Sender::open(node.address(), NODE_AE).unwrap();
-    let whole = busy.message(uids::RT_IMAGE_STORAGE, &uid, &bytes);
-    let (early, late) = whole.split_at(whole.len() - 50);
-    busy.write(early).unwrap();
-    until("the object is under way", PATIENCE, || !files_below(root.path(), ".part").is_empty());
-    let stopping = std::thread::spawn(move || node.terminate());
-    assert!(idle.status().is_err(), "the idle peer is told");
-    busy.write(late).unwrap();
-    assert_eq!(busy.status().unwrap(), Status::SUCCESS);
-    assert!(stopping.join().unwrap().success());
-    assert_eq!(files_below(root.path(), ".dcm").len(), 1);
+fn either_stop_lets_the_running_transfer_finish_and_ends_idle_peers_at_once() {
+    for signal in ["INT", "TERM"] {
+        let (root, node) = node(&["node.timeouts.drain_s=20"]);
+        let (uid, bytes) = image(1);
+        let mut busy = Sender::open(node.address(), NODE_AE).unwrap();
+        let mut idle = Sender::open(node.address(), NODE_AE).unwrap();
+        let whole = busy.message(uids::RT_IMAGE_STORAGE, &uid, &bytes);
+        let (early, late) = whole.split_at(whole.len() - 50);
+        busy.write(early).unwrap();
+        until("the object is under way", PATIENCE, || !files_below(root.path(), ".part").is_empty());
+        let stopping = std::thread::spawn(move || node.stop(signal));
+        assert!(idle.status().is_err(), "the idle peer is told");
+        drop(idle);
+        busy.write(late).unwrap();
+        assert_eq!(busy.status().unwrap(), Status::SUCCESS);
+        drop(busy);
+        assert!(stopping.join().unwrap().success(), "{signal}");
+        assert_eq!(files_below(root.path(), ".dcm").len(), 1);
+        // Closed in order: the next start has nothing to look for.
+        let next = Node::start(root.path(), &[]);
+        is_well(&next, 2);
+        assert!(!next.log().contains("did not end in order"), "{signal}: {}", next.log());
+    }
 }
 
 #[cfg(unix)]
