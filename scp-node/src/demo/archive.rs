@@ -338,9 +338,18 @@ impl Conversation {
             Some(status) => Err(status),
             None => query::answers(&instances, identifier, &faults, self.shared.ae_title.as_str()),
         };
-        let mut end =
-            End { results: 0, bytes: 0, status: found.as_ref().err().copied().unwrap_or(Status::SUCCESS) };
+        let last = faults.last_status.unwrap_or(Status::SUCCESS);
+        let mut end = End { results: 0, bytes: 0, status: found.as_ref().err().copied().unwrap_or(last) };
+        let limit = match query::level_of(identifier) {
+            Some(query::Level::Series) => faults.crop_series,
+            Some(query::Level::Image) => faults.crop_images,
+            _ => None,
+        };
         for answer in found.unwrap_or_default() {
+            if limit.is_some_and(|n| end.results >= n) {
+                end.status = Status::CANCEL;
+                break;
+            }
             tokio::time::sleep(faults.answer_delay).await;
             if faults.drop_after_answers.is_some_and(|n| end.results >= n) {
                 return Err(cut());
@@ -349,8 +358,8 @@ impl Conversation {
                 end.status = Status::CANCEL;
                 break;
             }
-            let mut pending =
-                request.reply(CommandField::CFindRsp, &Reply { status: Status::PENDING, comment: None });
+            let status = faults.pending_status.unwrap_or(Status::PENDING);
+            let mut pending = request.reply(CommandField::CFindRsp, &Reply { status, comment: None });
             pending.has_data_set = true;
             let mut data = Vec::new();
             let ts = dicom_transfer_syntax_registry::entries::IMPLICIT_VR_LITTLE_ENDIAN.erased();

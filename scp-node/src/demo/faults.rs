@@ -1,6 +1,6 @@
 //! What the simulated archive does wrong, so that tests can show what the node makes of it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -15,10 +15,22 @@ pub struct Faults {
     pub missing_keys: Vec<Tag>,
     /// Keys that come back empty.
     pub empty_keys: Vec<Tag>,
+    /// Keys that come back empty in answers about single objects, by SOP Instance UID.
+    pub empty_keys_of: BTreeMap<String, Vec<Tag>>,
+    /// The count of a series' instances is one more than there are.
+    pub wrong_counts: bool,
     /// Refuses queries that lack the unique keys of the levels above, with this status: an archive that is not relational.
     pub hierarchical_only: Option<Status>,
     /// Every C-FIND ends with this status instead of answers.
     pub find_status: Option<Status>,
+    /// Status of each answer of a C-FIND, instead of 0xFF00.
+    pub pending_status: Option<Status>,
+    /// Every C-FIND ends with this status after all its answers.
+    pub last_status: Option<Status>,
+    /// A SERIES-level C-FIND ends with 0xFE00 after so many answers if there are more, as Orthanc's at its limit of results.
+    pub crop_series: Option<usize>,
+    /// Likewise at IMAGE level.
+    pub crop_images: Option<usize>,
     /// Every C-MOVE ends with this status before any sub-operation.
     pub move_status: Option<Status>,
     /// So many of the next sub-operations fail; counts down, so that a retry works.

@@ -69,7 +69,7 @@ pub(super) fn answers(
     let mut answers = Vec::new();
     for instance in matching(instances, identifier) {
         if seen.insert(instance.text(level.unique_key()), ()).is_none() {
-            answers.push(answer(instance, identifier, level, faults, ae_title));
+            answers.push(answer(instance, instances, identifier, level, faults, ae_title));
         }
     }
     Ok(answers)
@@ -77,18 +77,26 @@ pub(super) fn answers(
 
 fn answer(
     instance: &Instance,
+    all: &[Instance],
     query: &InMemDicomObject,
     level: Level,
     faults: &Faults,
     ae: &str,
 ) -> InMemDicomObject {
     let mut answer = InMemDicomObject::new_empty();
+    let untold = faults.empty_keys_of.get(&instance.sop_instance_uid()).filter(|_| level == Level::Image);
     for key in query.iter() {
         let tag = key.tag();
         if faults.missing_keys.contains(&tag) || tag == tags::SPECIFIC_CHARACTER_SET {
             continue;
         }
-        let known = belongs_to(tag, level) && !faults.empty_keys.contains(&tag);
+        let is_emptied = faults.empty_keys.contains(&tag) || untold.is_some_and(|keys| keys.contains(&tag));
+        if tag == tags::NUMBER_OF_SERIES_RELATED_INSTANCES && level == Level::Series && !is_emptied {
+            let count = count(all, instance) + usize::from(faults.wrong_counts);
+            answer.put(InMemElement::new(tag, VR::IS, PrimitiveValue::from(count.to_string())));
+            continue;
+        }
+        let known = belongs_to(tag, level) && !is_emptied;
         let value = known.then(|| instance.header.get(tag)).flatten();
         answer.put(match value {
             Some(value) => value.clone(),
@@ -107,6 +115,12 @@ fn answer(
     answer.put(InMemElement::new(tags::QUERY_RETRIEVE_LEVEL, VR::CS, PrimitiveValue::from(words)));
     answer.put(InMemElement::new(tags::RETRIEVE_AE_TITLE, VR::AE, PrimitiveValue::from(ae)));
     answer
+}
+
+/// How many objects are in this one's series.
+fn count(all: &[Instance], one: &Instance) -> usize {
+    let series = one.text(tags::SERIES_INSTANCE_UID);
+    all.iter().filter(|i| i.text(tags::SERIES_INSTANCE_UID) == series).count()
 }
 
 /// Whether an attribute is answered at a level. SeriesDate is empty at SERIES level, as Aria's is: dates need IMAGE level.
@@ -242,6 +256,22 @@ mod tests {
         // Two plans, two dates, four images.
         assert_eq!(images.len(), 16);
         assert!(images.iter().all(|i| text(i.get(tags::ACQUISITION_DATE)).as_str() >= "20260309"));
+    }
+
+    #[test]
+    fn the_instances_of_a_series_are_counted() {
+        let keys = [
+            (tags::MODALITY, VR::CS, "RTIMAGE"),
+            (tags::SERIES_INSTANCE_UID, VR::UI, ""),
+            (tags::NUMBER_OF_SERIES_RELATED_INSTANCES, VR::IS, ""),
+        ];
+        let counts: Vec<_> = ask(&query("SERIES", &keys))
+            .iter()
+            .map(|s| text(s.get(tags::NUMBER_OF_SERIES_RELATED_INSTANCES)))
+            .collect();
+        // Six sessions of four MV and two kV images, and a DRR of each of three plans.
+        let of = |n: &str| counts.iter().filter(|c| *c == n).count();
+        assert_eq!((of("4"), of("2"), of("1"), counts.len()), (6, 6, 3, 15));
     }
 
     #[test]
