@@ -5,11 +5,15 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use dicom_core::{DataElement, PrimitiveValue, VR};
 use dicom_dictionary_std::tags;
 use scp_node::Error;
-use scp_node::demo::{AriaOptions, Faults, GeneratedPatient, PatientOptions, Rejection, SimulatedAria};
+use scp_node::demo::{
+    AriaOptions, Faults, GeneratedPatient, Instance, PatientOptions, Rejection, SimulatedAria,
+};
 use scp_node::dimse::Status;
 use scp_node::fetch::{FetchRequest, Fetched, Step, fetch};
+use scp_node::images::Catalog;
 use scp_node::names::{AeTitle, Uid};
 use scp_node::scu::Archive;
 use scp_node::settings::{ArchiveSettings, Settings};
@@ -63,9 +67,55 @@ impl Site {
         session.into_iter().map(|i| i.sop_instance_uid()).collect()
     }
 
+    /// The newest MV session once more, as other images of the next day, in a series of its own.
+    fn next_day(&self) -> Vec<Instance> {
+        let plan = self.patient.plans.first().unwrap();
+        let session = self.patient.mv_session(plan, *plan.sessions.first().unwrap());
+        let next_day =
+            |(n, i): (usize, &Instance)| altered(i, &format!("2.25.77.1.{n}"), "2.25.77.1", "20260317");
+        session.into_iter().enumerate().map(next_day).collect()
+    }
+
+    /// Puts these into the archive as well.
+    fn add(&self, more: &[Instance]) {
+        self.aria.set_instances([&self.patient.instances, more].concat());
+    }
+
+    fn catalog(&self) -> rusqlite::Connection {
+        rusqlite::Connection::open(Catalog::file(&self.settings.images.root)).unwrap()
+    }
+
+    /// What is remembered of the archive's answers.
+    fn remembered(&self) -> Vec<String> {
+        let sql = "SELECT 'series ' || series_uid || ' ' || ifnull(instances, '-') FROM listed_series
+                   UNION SELECT 'image ' || sop_instance_uid FROM listed_images
+                   UNION SELECT 'plan ' || plan_uid || ' ' || label FROM listed_plans ORDER BY 1";
+        let catalog = self.catalog();
+        let mut statement = catalog.prepare(sql).unwrap();
+        statement.query_map([], |r| r.get(0)).unwrap().map(Result::unwrap).collect()
+    }
+
     fn moves(&self) -> usize {
         self.aria.asked().iter().filter(|a| a.what == "C-MOVE").count()
     }
+}
+
+/// The same picture as another object, of another series and day.
+fn altered(image: &Instance, uid: &str, series: &str, date: &str) -> Instance {
+    let mut image = image.clone();
+    for (tag, vr, text) in [
+        (tags::SOP_INSTANCE_UID, VR::UI, uid),
+        (tags::SERIES_INSTANCE_UID, VR::UI, series),
+        (tags::ACQUISITION_DATE, VR::DA, date),
+        (tags::CONTENT_DATE, VR::DA, date),
+    ] {
+        image.header.put(DataElement::new(tag, vr, PrimitiveValue::from(text)));
+    }
+    image
+}
+
+fn uids_of(instances: &[Instance]) -> BTreeSet<String> {
+    instances.iter().map(Instance::sop_instance_uid).collect()
 }
 
 fn uids(fetched: &Fetched) -> BTreeSet<String> {
@@ -287,4 +337,47 @@ async fn time_limit_and_cancellation_end_a_fetch_at_once() {
     // Nothing of them is left: the port is free and the directory can be received into.
     site.aria.set_faults(Faults::default());
     assert_eq!(uids(&site.fetch(&site.wish()).await.unwrap()), site.newest());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cropped_answers_are_not_taken_for_all_and_nothing_known_is_forgotten() {
+    for crop in [
+        Faults { crop_series: Some(3), ..Faults::default() },
+        Faults { crop_images: Some(2), ..Faults::default() },
+        // Asked series by series, study by study.
+        Faults { crop_series: Some(2), hierarchical_only: Some(Status(0xA900)), ..Faults::default() },
+        // One relational query over the whole patient.
+        Faults {
+            crop_images: Some(20),
+            empty_keys: vec![tags::NUMBER_OF_SERIES_RELATED_INSTANCES],
+            ..Faults::default()
+        },
+    ] {
+        let site = Site::start(Faults { crop_series: None, crop_images: None, ..crop.clone() }).await;
+        site.fetch(&site.wish()).await.unwrap();
+        let before = site.remembered();
+        let newer = site.next_day();
+        site.add(&newer);
+        site.aria.set_faults(crop.clone());
+        let moves = site.moves();
+        let error = site.fails().await;
+        contains(&error, "ended the query before it had told all", "limit of results");
+        assert_eq!((site.remembered(), site.moves()), (before, moves), "{crop:?}");
+        site.aria.set_faults(Faults { crop_series: None, crop_images: None, ..crop });
+        assert_eq!(uids(&site.fetch(&site.wish()).await.unwrap()), uids_of(&newer));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_with_a_warning_are_answers_and_a_cancel_of_the_archive_s_own_is_not_an_end() {
+    for faults in [
+        Faults { pending_status: Some(Status(0xFF01)), ..Faults::default() },
+        Faults { last_status: Some(Status(0xB000)), ..Faults::default() },
+        Faults { last_status: Some(Status(0x0107)), ..Faults::default() },
+    ] {
+        let site = Site::start(faults.clone()).await;
+        assert_eq!(uids(&site.fetch(&site.wish()).await.unwrap()), site.newest(), "{faults:?}");
+    }
+    let site = Site::start(Faults { last_status: Some(Status(0xFE00)), ..Faults::default() }).await;
+    contains(&site.fails().await, "before it had told all (C-FIND status 0xFE00)", "limit of results");
 }

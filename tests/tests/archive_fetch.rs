@@ -259,3 +259,20 @@ async fn a_port_that_another_program_has_is_explained() {
     let error = site.fetch(&FetchRequest::new(PATIENT, "WL_10MV")).await.unwrap_err();
     assert!(error.hint().contains("another program listens on this port"), "{error} / {}", error.hint());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn orthanc_at_its_limit_of_results_is_explained_and_nothing_old_is_handed_out() {
+    for limit in ["LimitFindResults", "LimitFindInstances"] {
+        let start: Start = match limit {
+            "LimitFindResults" => {
+                |d| PeerArchive::orthanc_with(d, serde_json::json!({"LimitFindResults": 2}))
+            }
+            _ => |d| PeerArchive::orthanc_with(d, serde_json::json!({"LimitFindInstances": 2})),
+        };
+        let Some(mut site) = Site::start(start) else { return };
+        site.send(winston_lutz);
+        let error = site.fetch(&FetchRequest::new(PATIENT, "WL_10MV")).await.unwrap_err();
+        assert!(error.to_string().contains("before it had told all"), "{limit}: {error}");
+        assert!(error.hint().contains(limit), "{limit}: {}", error.hint());
+    }
+}

@@ -187,7 +187,11 @@ pub fn find_failed(peer: &Peer, status: Status, comment: Option<&str>) -> Error 
             "check that this is the port of the query/retrieve service",
         ),
         0x0124 => ("we are not authorized to query", "give our AE title the right to query in the archive"),
-        0xFE00 => ("the archive cancelled the query", "try again"),
+        // We asked for no end: Orthanc says so when there are more matches than it tells.
+        0xFE00 => (
+            "the archive ended the query before it had told all",
+            "raise the archive's limit of results for one query (Orthanc: LimitFindResults, LimitFindInstances); if it has none, try again",
+        ),
         _ => ("the query failed", "look into the archive's log"),
     };
     misbehaved(peer, format!("{what} (C-FIND status {status}{})", remark(comment)), hint)

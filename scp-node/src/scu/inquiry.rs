@@ -100,16 +100,18 @@ impl Inquiry {
             self.queries += 1;
             let outcome = association.find(&query::series(patient_id, Scope::Patient), &self.cancel).await?;
             self.give_back(association);
-            if outcome.status.class() != Class::Failure {
+            let (status, is_set) = (outcome.status, self.is_set_to(Strategy::Relational));
+            if is_set || status.class() != Class::Failure {
+                let answers = outcome.into_answers(&self.archive.peer())?;
                 let series: Vec<_> =
-                    outcome.answers.iter().filter_map(|a| ListedSeries::read(a, patient_id, None)).collect();
-                if !series.is_empty() {
+                    answers.iter().filter_map(|a| ListedSeries::read(a, patient_id, None)).collect();
+                if is_set || !series.is_empty() {
                     self.learn(Strategy::Relational);
                     return Ok(distinct(series, |s| &s.series_uid));
                 }
             }
             // Refused, or nothing: some archives answer a relational query with success and no match.
-            tracing::debug!(archive = %self.archive.peer(), status = %outcome.status, "no answers to a relational query");
+            tracing::debug!(archive = %self.archive.peer(), %status, "no answers to a relational query");
         }
         let series = self.series_by_study(patient_id).await?;
         if !series.is_empty() {
@@ -118,9 +120,13 @@ impl Inquiry {
         Ok(series)
     }
 
+    fn is_set_to(&self, strategy: Strategy) -> bool {
+        self.archive.settings().strategy == strategy
+    }
+
     /// Keeps what was found out, unless the settings say how this archive is asked.
     fn learn(&mut self, strategy: Strategy) {
-        if self.archive.settings().strategy == Strategy::Auto && self.strategy != strategy {
+        if self.is_set_to(Strategy::Auto) && self.strategy != strategy {
             self.strategy = strategy;
             tracing::info!(archive = %self.archive.peer(), ?strategy, "found out how this archive is asked");
         }
@@ -191,14 +197,15 @@ impl Inquiry {
         let outcome = association.find(&query, &self.cancel).await?;
         let peer = association.peer().clone();
         self.give_back(association);
-        if self.archive.settings().strategy == Strategy::Relational {
-            return outcome.into_answers(&peer).map(Some);
+        let refused = outcome.status.class() == Class::Failure;
+        if self.is_set_to(Strategy::Relational) || !refused {
+            let answers = outcome.into_answers(&peer)?;
+            if self.is_set_to(Strategy::Relational) || !answers.is_empty() {
+                return Ok(Some(answers));
+            }
         }
-        if outcome.status.class() == Class::Failure || outcome.answers.is_empty() {
-            self.learn(Strategy::Hierarchical);
-            return Ok(None);
-        }
-        Ok(Some(outcome.answers))
+        self.learn(Strategy::Hierarchical);
+        Ok(None)
     }
 
     async fn find_one(&mut self, query: Identifier) -> Result<Vec<Answer>> {
