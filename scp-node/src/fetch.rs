@@ -360,8 +360,9 @@ impl Job<'_> {
         let began_ms = refresh::now_ms();
         let turn = format!("ask {} {patient_id}", inquiry.archive().peer());
         let _turn = Turn::wait(&self.settings.images.root, &turn, Kind::Exclusive, self.cancel).await?;
-        // While we waited for our turn, somebody else may have asked: that answer is as new as ours would be.
-        let asked_meanwhile = memory.asked(patient_id)?.all_ms >= began_ms;
+        // While we waited for our turn, somebody else may have asked: that answer is as new as ours would be. One of the
+        // future is none: the clock was set back since.
+        let asked_meanwhile = (began_ms..=refresh::now_ms()).contains(&memory.asked(patient_id)?.all_ms);
         let fresh_for_s = inquiry.archive().settings().fresh_for_s;
         if asked_meanwhile || (!again && refresh::is_fresh(memory, patient_id, fresh_for_s)?) {
             return Ok(asked_meanwhile);

@@ -381,3 +381,50 @@ async fn answers_with_a_warning_are_answers_and_a_cancel_of_the_archive_s_own_is
     let site = Site::start(Faults { last_status: Some(Status(0xFE00)), ..Faults::default() }).await;
     contains(&site.fails().await, "before it had told all (C-FIND status 0xFE00)", "limit of results");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_was_set_back_keeps_nobody_from_asking() {
+    for refresh in [true, false] {
+        let site = Site::start(Faults::default()).await;
+        site.fetch(&site.wish()).await.unwrap();
+        let ahead =
+            "UPDATE asked SET asked_ms = asked_ms + 3600000, plans_asked_ms = plans_asked_ms + 3600000";
+        site.catalog().execute(ahead, []).unwrap();
+        let newer = site.next_day();
+        site.add(&newer);
+        let request = FetchRequest { refresh, ..site.wish() };
+        assert_eq!(uids(&site.fetch(&request).await.unwrap()), uids_of(&newer), "refresh: {refresh}");
+    }
+}
+
+/// Every plan of the patient under another label.
+fn renamed(site: &Site) -> Vec<Instance> {
+    let mut instances = site.patient.instances.clone();
+    for plan in instances.iter_mut().filter(|i| i.text(tags::MODALITY) == "RTPLAN") {
+        let label = format!("{}_NEW", plan.text(tags::RT_PLAN_LABEL));
+        plan.header.put(DataElement::new(tags::RT_PLAN_LABEL, VR::SH, PrimitiveValue::from(label)));
+    }
+    instances
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn labels_are_believed_for_twelve_hours_and_not_longer() {
+    let renamed_is_found = async |shift_h: i64| {
+        let site = Site::start(Faults::default()).await;
+        site.fetch(&site.wish()).await.unwrap();
+        site.aria.set_instances(renamed(&site));
+        let shift = "UPDATE asked SET plans_asked_ms = plans_asked_ms + ?1 * 3600000";
+        site.catalog().execute(shift, [shift_h]).unwrap();
+        let request = FetchRequest { plan_label: Some("WL_10MV_NEW".into()), ..site.wish() };
+        match site.fetch(&request).await {
+            Ok(fetched) => uids(&fetched) == site.newest(),
+            Err(error) => {
+                assert_eq!(error.kind(), "not_found", "{error}");
+                false
+            }
+        }
+    };
+    assert!(!renamed_is_found(-11).await);
+    assert!(renamed_is_found(-13).await);
+    assert!(renamed_is_found(1).await, "asked for in the future, by a clock that was set back since");
+}

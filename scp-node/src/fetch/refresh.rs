@@ -21,7 +21,7 @@ pub(super) fn now_ms() -> i64 {
 
 /// Whether the patient was asked about within the freshness time. A clock that was set back makes nothing fresh.
 pub(super) fn is_fresh(memory: &Memory<'_>, patient_id: &str, fresh_for_s: f64) -> Result<bool> {
-    let age_ms = now_ms() - memory.asked(patient_id)?.all_ms;
+    let age_ms = now_ms().saturating_sub(memory.asked(patient_id)?.all_ms);
     Ok(age_ms >= 0 && (age_ms as f64) < fresh_for_s * 1000.0)
 }
 
@@ -42,7 +42,8 @@ pub(super) async fn ask(memory: &mut Memory<'_>, inquiry: &mut Inquiry, patient_
     let changed = |s: &&ListedSeries| {
         s.instances.is_none() || known.get(&s.series_uid).is_none_or(|k| k.instances != s.instances)
     };
-    let plans_too_old = began_ms - before.plans_ms > PLANS_TRUSTED_MS;
+    // Also when they were asked for in the future, by a clock that was set back since.
+    let plans_too_old = !(0..=PLANS_TRUSTED_MS).contains(&began_ms.saturating_sub(before.plans_ms));
     let of_plans: Vec<ListedSeries> =
         series.iter().filter(|s| s.has_plans() && (plans_too_old || changed(s))).cloned().collect();
     let of_images: Vec<ListedSeries> =
