@@ -428,3 +428,42 @@ async fn labels_are_believed_for_twelve_hours_and_not_longer() {
     assert!(renamed_is_found(-13).await);
     assert!(renamed_is_found(1).await, "asked for in the future, by a clock that was set back since");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_answers_lack_of_some_images_is_read_from_those_though_others_are_told() {
+    let dates =
+        [tags::ACQUISITION_DATE, tags::ACQUISITION_TIME, tags::CONTENT_DATE, tags::CONTENT_TIME].to_vec();
+    let beam = [tags::PRIMARY_DOSIMETER_UNIT, tags::EXPOSURE_SEQUENCE].to_vec();
+    for keys in [vec![tags::REFERENCED_RT_PLAN_SEQUENCE], dates, vec![tags::IMAGE_TYPE], beam] {
+        for untold in [1, 4] {
+            let site = Site::start(Faults::default()).await;
+            let request = FetchRequest { image_type: Some("PORTAL".into()), ..site.wish() };
+            site.fetch(&request).await.unwrap();
+            let newer = site.next_day();
+            site.add(&newer);
+            let empty_keys_of =
+                newer.iter().take(untold).map(|i| (i.sop_instance_uid(), keys.clone())).collect();
+            site.aria.set_faults(Faults { empty_keys_of, ..Faults::default() });
+            let fetched = site.fetch(&request).await.unwrap();
+            assert_eq!(uids(&fetched), uids_of(&newer), "{keys:?} of {untold}");
+            assert_eq!(fetched.moved, 4, "{keys:?} of {untold}: nothing else is looked into");
+            let by_date = FetchRequest { date: "2026-03-17".parse().ok(), ..request.clone() };
+            let again = site.fetch(&by_date).await.unwrap();
+            assert_eq!((uids(&again), again.moved), (uids_of(&newer), 0), "{keys:?} of {untold}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_object_itself_lacks_is_looked_for_once_and_then_absent() {
+    let site = Site::start(Faults::default()).await;
+    let mut newer = site.next_day();
+    for image in &mut newer {
+        image.header.remove_element(tags::REFERENCED_RT_PLAN_SEQUENCE);
+    }
+    site.add(&newer);
+    let fetched = site.fetch(&site.wish()).await.unwrap();
+    assert_eq!((uids(&fetched), fetched.moved), (site.newest(), 8), "those of no plan were looked into");
+    let again = site.fetch(&site.wish()).await.unwrap();
+    assert_eq!((uids(&again), again.moved), (site.newest(), 0));
+}

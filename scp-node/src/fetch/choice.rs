@@ -2,7 +2,7 @@
 //!
 //! A plan's label may belong to several plans; then the images decide: the plan of the newest images that match. Plan,
 //! date, image type and MV/kV are applied to every image, not to the first of a series. What a listing leaves open is
-//! never guessed: the choice then names the objects whose headers must be had first.
+//! never guessed: the choice then names the objects whose headers must be had first, as far as they may change it.
 
 use std::collections::BTreeMap;
 
@@ -67,12 +67,13 @@ pub(super) fn choose(listing: &Listing, wish: &FetchRequest) -> Choice {
             Verdict::Differs(reason) => reasons.count(reason, image),
         }
     }
-    if !open.is_empty() {
-        return Choice::Headers { plans: Vec::new(), images: open };
-    }
     let mut sessions = group(&matching, &candidates);
     if let Some(before) = wish.before {
         sessions.retain(|s| s.acquired.is_some_and(|a| a < before));
+    }
+    open.retain(|image| wish.all_dates || sessions.first().is_none_or(|newest| may_change(newest, image)));
+    if !open.is_empty() {
+        return Choice::Headers { plans: Vec::new(), images: open };
     }
     let Some(newest) = sessions.first() else { return Choice::Nothing(reasons.explain(wish)) };
     let notices = notices(&candidates, &sessions, newest, wish);
@@ -80,6 +81,12 @@ pub(super) fn choose(listing: &Listing, wish: &FetchRequest) -> Choice {
         sessions.truncate(1);
     }
     Choice::Sessions { sessions, notices }
+}
+
+/// Whether an image of which something is not known yet may belong to the newest session, or to a newer one; by day, since
+/// a time may be missing. Those of older ones stay where they are: a patient may have thousands.
+fn may_change(newest: &ChosenSession, image: &ListedImage) -> bool {
+    image.acquired.is_none() || image.date() >= newest.date
 }
 
 /// Plans that may be meant: UID to label.
@@ -140,30 +147,29 @@ enum Reason {
 }
 
 fn judge(image: &ListedImage, listing: &Listing, candidates: &Candidates, wish: &FetchRequest) -> Verdict {
-    let tells = listing.tells;
-    let on_disk = listing.on_disk.contains(&image.sop_instance_uid);
     let beam = if wish.kv { Beam::Kv } else { Beam::Mv };
-    // What is still unknown of an image on disk, the image does not say.
-    let can_learn = |told: bool| !told && !on_disk;
+    // What is still unknown of an image on disk, the image does not say. Of another one it may be the answer alone that
+    // lacks it, also where the archive tells it of others.
+    let can_learn = !listing.on_disk.contains(&image.sop_instance_uid);
     let mut open = false;
     match &image.plan_uid {
         Some(plan) if candidates.contains_key(plan) => {}
-        None if can_learn(tells.plan) => open = true,
+        None if can_learn => open = true,
         _ => return Verdict::Differs(Reason::Plan),
     }
     if let Some(wanted) = wish.date {
         match image.date() {
             Some(date) if date == wanted => {}
-            None if can_learn(tells.acquired) => open = true,
+            None if can_learn => open = true,
             _ => return Verdict::Differs(Reason::Date),
         }
-    } else if image.acquired.is_none() && can_learn(tells.acquired) {
+    } else if image.acquired.is_none() && can_learn {
         open = true;
     }
     if let Some(wanted) = &wish.image_type {
         match &image.image_type {
             Some(image_type) if is_of_type(image_type, wanted) => {}
-            None if can_learn(tells.image_type) => open = true,
+            None if can_learn => open = true,
             _ => return Verdict::Differs(Reason::ImageType),
         }
     }
@@ -174,8 +180,8 @@ fn judge(image: &ListedImage, listing: &Listing, candidates: &Candidates, wish: 
         None if image.image_type.as_deref().is_some_and(|t| is_of_type(t, "DRR")) => {
             return Verdict::Differs(Reason::UnknownBeam);
         }
-        // One image may lack the unit though others have it: its header may still hold the voltage.
-        None if !on_disk => open = true,
+        // Where the unit is missing, the header may still hold the voltage.
+        None if can_learn => open = true,
         None => return Verdict::Differs(Reason::UnknownBeam),
     }
     if open { Verdict::Open } else { Verdict::Matches }

@@ -14,7 +14,8 @@ use crate::names::Uid;
 use crate::scu::{ListedImage, ListedPlan, ListedSeries, Peer};
 use crate::settings::Strategy;
 
-/// The catalog's migration that belongs to this room.
+/// The catalog's migration that belongs to this room. `tells` is no longer used: that an archive tells something of one
+/// image says nothing about another one.
 pub const TABLES: &str = "
 CREATE TABLE archives (
     archive  TEXT PRIMARY KEY,
@@ -63,40 +64,6 @@ CREATE TABLE listed_plans (
 
 const TIME_FORMAT: &str = "%Y-%m-%dT%H:%M:%S%.6f";
 
-/// Which attributes of images an archive has ever given: an empty one then means that the image has none.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Tells {
-    pub plan: bool,
-    pub acquired: bool,
-    pub image_type: bool,
-    pub beam: bool,
-}
-
-impl Tells {
-    fn from_bits(bits: i64) -> Self {
-        let bit = |n: i64| bits & (1 << n) != 0;
-        Self { plan: bit(0), acquired: bit(1), image_type: bit(2), beam: bit(3) }
-    }
-
-    fn bits(self) -> i64 {
-        [self.plan, self.acquired, self.image_type, self.beam]
-            .iter()
-            .enumerate()
-            .map(|(n, told)| i64::from(*told) << n)
-            .sum()
-    }
-
-    fn learn(mut self, images: &[ListedImage]) -> Self {
-        for image in images {
-            self.plan |= image.plan_uid.is_some();
-            self.acquired |= image.acquired.is_some();
-            self.image_type |= image.image_type.is_some();
-            self.beam |= image.beam.is_some();
-        }
-        self
-    }
-}
-
 /// When a patient was asked about, milliseconds since 1970.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Asked {
@@ -109,7 +76,6 @@ pub(super) struct Asked {
 pub(super) struct Listing {
     pub images: Vec<ListedImage>,
     pub plans: Vec<ListedPlan>,
-    pub tells: Tells,
     /// Which of these images and plans are in the catalog.
     pub on_disk: HashSet<Uid>,
 }
@@ -200,10 +166,6 @@ impl<'c> Memory<'c> {
     /// are to be of one snapshot.
     pub(super) fn listing(&self, patient_id: &str) -> Result<Listing> {
         let key = params![self.archive, patient_id];
-        let tells: Option<i64> = self.run(|c| {
-            let sql = "SELECT tells FROM archives WHERE archive = ?1";
-            c.prepare_cached(sql)?.query_row([&self.archive], |r| r.get(0)).optional()
-        })?;
         let mut on_disk = HashSet::new();
         let mut images = Vec::new();
         self.run(|c| {
@@ -243,7 +205,7 @@ impl<'c> Memory<'c> {
             }
             Ok(())
         })?;
-        Ok(Listing { images, plans, tells: Tells::from_bits(tells.unwrap_or(0)), on_disk })
+        Ok(Listing { images, plans, on_disk })
     }
 
     /// Takes over what the archive has told now, all at once.
@@ -258,17 +220,12 @@ impl<'c> Memory<'c> {
 }
 
 fn write(c: &rusqlite::Connection, archive: &str, patient_id: &str, change: &Change) -> rusqlite::Result<()> {
-    let told = c
-        .query_row("SELECT tells FROM archives WHERE archive = ?1", [archive], |r| r.get(0))
-        .optional()?
-        .unwrap_or(0);
     let strategy = match change.strategy {
         Strategy::Auto => "auto",
         Strategy::Relational => "relational",
         Strategy::Hierarchical => "hierarchical",
     };
-    let tells = Tells::from_bits(told).learn(&change.images).bits();
-    c.execute("REPLACE INTO archives VALUES (?1, ?2, ?3)", params![archive, strategy, tells])?;
+    c.execute("REPLACE INTO archives VALUES (?1, ?2, 0)", params![archive, strategy])?;
     c.execute(
         "REPLACE INTO asked VALUES (?1, ?2, ?3, ?4)",
         params![archive, patient_id, change.asked.all_ms, change.asked.plans_ms],
