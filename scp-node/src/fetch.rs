@@ -1,8 +1,8 @@
 //! The whole job: from "this patient's newest images of that plan" to files that are all there.
 //!
 //! [`kept`] answers at once from the catalog, within the time in which an archive's answer is fresh; [`fetch`] does the rest.
-//! Steps: what the archive has (memory, or C-FIND) → which plan and session are meant (`choice`) → what of it is missing
-//! on disk → C-MOVE of that alone to our own AE (`mover`), into the running service or a receiver of our own (`inbox`) →
+//! Steps: what the archive has (memory, or C-FIND) → which plan and session are meant (`choice`) → whether that session's
+//! series still has the same images (one narrow C-FIND, unless it was just listed) → what of it is missing on disk → C-MOVE of that alone to our own AE (`mover`), into the running service or a receiver of our own (`inbox`) →
 //! hand out when every listed instance is in the catalog, else nothing. Several processes may do this at once: they
 //! take turns per patient when asking, and per plan when moving, so that the second finds done what the first did.
 //! Input: a patient ID and a label from a user, answers of an archive; neither is trusted with paths.
@@ -203,7 +203,7 @@ async fn run(
     let mut memory = Memory::new(&mut catalog, &archive.peer());
     let strategy = refresh::strategy(&memory, &archive)?;
     let mut inquiry = Inquiry::new(&archive, strategy, cancel);
-    let mut job = Job { request, settings, cancel, progress, inbox: None, moved: 0 };
+    let mut job = Job::new(request, settings, cancel, progress);
     let fetched = job.run(&mut memory, &mut inquiry).await;
     if let Some(inbox) = job.inbox.take() {
         inbox.close(cancel).await;
@@ -292,8 +292,7 @@ async fn listing(
     if labels && !unlabelled.is_empty() {
         let request = FetchRequest { patient_id: patient_id.into(), ..FetchRequest::default() };
         let mut silent = |_| {};
-        let mut job =
-            Job { request: &request, settings, cancel, progress: &mut silent, inbox: None, moved: 0 };
+        let mut job = Job::new(&request, settings, cancel, &mut silent);
         let moved = job.bring_headers(&mut memory, &mut inquiry, &unlabelled, &[]).await;
         if let Some(inbox) = job.inbox.take() {
             inbox.close(cancel).await;
@@ -313,28 +312,64 @@ struct Job<'a> {
     progress: &'a mut dyn FnMut(Step),
     inbox: Option<Inbox>,
     moved: usize,
+    /// Series whose images this job has listed.
+    listed: HashSet<Uid>,
 }
 
-impl Job<'_> {
+impl<'a> Job<'a> {
+    fn new(
+        request: &'a FetchRequest,
+        settings: &'a Settings,
+        cancel: &'a CancellationToken,
+        progress: &'a mut dyn FnMut(Step),
+    ) -> Self {
+        Self { request, settings, cancel, progress, inbox: None, moved: 0, listed: HashSet::new() }
+    }
+
     async fn run(&mut self, memory: &mut Memory<'_>, inquiry: &mut Inquiry) -> Result<Fetched> {
         let patient_id = self.request.patient_id.clone();
         let root = &self.settings.images.root;
         let mut just_asked = self.ask(memory, inquiry, self.request.refresh).await?;
-        for _ in 0..ROUNDS_MAX {
+        let (mut rounds, mut was_missed) = (0, false);
+        loop {
             let listing = memory.catalog.snapshot(|| memory.listing(&patient_id))?;
             match choice::choose(&listing, self.request) {
+                Choice::Headers { .. } if rounds == ROUNDS_MAX => {
+                    return Err(Error::Incomplete {
+                        what: "the archive's objects do not tell what is needed to choose among them".into(),
+                        hint: "look into the log for objects that were refused".into(),
+                        missing: Vec::new(),
+                    });
+                }
                 Choice::Headers { plans, images } => {
+                    rounds += 1;
                     self.bring_headers(memory, inquiry, &plans, &images).await?;
                 }
                 Choice::Nothing(_) if !just_asked => just_asked = self.ask(memory, inquiry, true).await?,
                 Choice::Nothing(error) => return Err(error),
                 Choice::Sessions { sessions, notices } => {
+                    // Within the freshness time only what is moved is worth a question.
+                    if (just_asked || !is_there(&listing, &sessions))
+                        && self.look_again(memory, inquiry, &listing, &sessions).await?
+                    {
+                        continue;
+                    }
                     remember_plans(memory.catalog, &patient_id, &listing.plans, &sessions)?;
                     let plan = sessions.first().map_or("", |s| s.plan_uid.as_str());
                     let turn = format!("move {} {patient_id} {plan}", inquiry.archive().peer());
                     let _turn = Turn::wait(root, &turn, Kind::Exclusive, self.cancel).await?;
-                    for session in &sessions {
-                        self.bring_session(memory.catalog, inquiry, &listing, session).await?;
+                    if let Err(error) = self.bring_sessions(memory, inquiry, &listing, &sessions).await {
+                        // What did not come may have been deleted meanwhile.
+                        self.listed.clear();
+                        let is_once = !std::mem::replace(&mut was_missed, true);
+                        if is_once && is_missing(&error) {
+                            match self.look_again(memory, inquiry, &listing, &sessions).await {
+                                Ok(true) => continue,
+                                Err(Error::Cancelled) => return Err(Error::Cancelled),
+                                Ok(false) | Err(_) => {}
+                            }
+                        }
+                        return Err(error);
                     }
                     return hand_out(
                         memory.catalog,
@@ -347,19 +382,13 @@ impl Job<'_> {
                 }
             }
         }
-        Err(Error::Incomplete {
-            what: "the archive's objects do not tell what is needed to choose among them".into(),
-            hint: "look into the log for objects that were refused".into(),
-            missing: Vec::new(),
-        })
     }
 
     /// Asks the archive unless somebody did within the freshness time, `again` even then.
     async fn ask(&mut self, memory: &mut Memory<'_>, inquiry: &mut Inquiry, again: bool) -> Result<bool> {
         let patient_id = &self.request.patient_id;
         let began_ms = refresh::now_ms();
-        let turn = format!("ask {} {patient_id}", inquiry.archive().peer());
-        let _turn = Turn::wait(&self.settings.images.root, &turn, Kind::Exclusive, self.cancel).await?;
+        let _turn = self.turn_to_ask(inquiry).await?;
         // While we waited for our turn, somebody else may have asked: that answer is as new as ours would be. One of the
         // future is none: the clock was set back since.
         let asked_meanwhile = (began_ms..=refresh::now_ms()).contains(&memory.asked(patient_id)?.all_ms);
@@ -368,8 +397,34 @@ impl Job<'_> {
             return Ok(asked_meanwhile);
         }
         (self.progress)(Step::Asking);
-        refresh::ask(memory, inquiry, patient_id).await?;
+        self.listed = refresh::ask(memory, inquiry, patient_id).await?;
         Ok(true)
+    }
+
+    async fn turn_to_ask(&self, inquiry: &Inquiry) -> Result<Turn> {
+        let turn = format!("ask {} {}", inquiry.archive().peer(), self.request.patient_id);
+        Turn::wait(&self.settings.images.root, &turn, Kind::Exclusive, self.cancel).await
+    }
+
+    /// Lists the series of these sessions anew, unless this job has listed them; whether they have changed.
+    async fn look_again(
+        &mut self,
+        memory: &mut Memory<'_>,
+        inquiry: &mut Inquiry,
+        listing: &Listing,
+        sessions: &[ChosenSession],
+    ) -> Result<bool> {
+        let mut series = Vec::new();
+        for session in sessions {
+            if self.listed.insert(session.series_uid.clone()) {
+                series.push(session.series_uid.clone());
+            }
+        }
+        if series.is_empty() {
+            return Ok(false);
+        }
+        let _turn = self.turn_to_ask(inquiry).await?;
+        refresh::look_again(memory, inquiry, &self.request.patient_id, listing, &series).await
     }
 
     async fn inbox(&mut self) -> Result<()> {
@@ -398,6 +453,19 @@ impl Job<'_> {
         for series in wanted {
             self.moved +=
                 mover::bring(inquiry, memory.catalog, self.settings, &series, self.progress).await?;
+        }
+        Ok(())
+    }
+
+    async fn bring_sessions(
+        &mut self,
+        memory: &Memory<'_>,
+        inquiry: &mut Inquiry,
+        listing: &Listing,
+        sessions: &[ChosenSession],
+    ) -> Result<()> {
+        for session in sessions {
+            self.bring_session(memory.catalog, inquiry, listing, session).await?;
         }
         Ok(())
     }
@@ -434,13 +502,22 @@ impl Job<'_> {
 /// Everything that was chosen, if it is all on disk and filed under the label that the archive lists.
 fn whole_already(catalog: &Catalog, listing: &Listing, request: &FetchRequest) -> Result<Option<Fetched>> {
     let Choice::Sessions { sessions, notices } = choice::choose(listing, request) else { return Ok(None) };
-    let mut images = sessions.iter().flat_map(|session| &session.images);
-    if !images.all(|image| listing.on_disk.contains(&image.sop_instance_uid))
+    if !is_there(listing, &sessions)
         || !untold(catalog, &request.patient_id, &listing.plans, &sessions)?.is_empty()
     {
         return Ok(None);
     }
     hand_out(catalog, &request.patient_id, sessions, notices, 0, 0).map(Some)
+}
+
+fn is_there(listing: &Listing, sessions: &[ChosenSession]) -> bool {
+    let mut images = sessions.iter().flat_map(|session| &session.images);
+    images.all(|image| listing.on_disk.contains(&image.sop_instance_uid))
+}
+
+/// Whether a move ended without what was wanted, for whatever reason the archive gives.
+fn is_missing(error: &Error) -> bool {
+    matches!(error, Error::Incomplete { .. } | Error::PeerMisbehaved { .. })
 }
 
 /// Tells the catalog the labels of the plans that images are about to be filed under.

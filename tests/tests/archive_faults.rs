@@ -467,3 +467,84 @@ async fn what_an_object_itself_lacks_is_looked_for_once_and_then_absent() {
     let again = site.fetch(&site.wish()).await.unwrap();
     assert_eq!((uids(&again), again.moved), (site.newest(), 0));
 }
+
+/// What the archive holds after an image of the newest session was deleted, and another one taken into its series.
+fn retaken(site: &Site) -> (Vec<Instance>, BTreeSet<String>) {
+    let mut instances = site.patient.instances.clone();
+    let mut session = site.newest();
+    let deleted = session.pop_first().unwrap();
+    let image = instances.iter_mut().find(|i| i.sop_instance_uid() == deleted).unwrap();
+    let (series, date) = (image.text(tags::SERIES_INSTANCE_UID), image.text(tags::ACQUISITION_DATE));
+    *image = altered(image, "2.25.77.9", &series, &date);
+    session.insert("2.25.77.9".into());
+    (instances, session)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_was_retaken_into_its_series_is_seen_though_the_count_is_the_same() {
+    for faults in [Faults::default(), Faults { wrong_counts: true, ..Faults::default() }] {
+        let is_counted_right = !faults.wrong_counts;
+        let site = Site::start(faults).await;
+        site.fetch(&site.wish()).await.unwrap();
+        let unchanged = site.fetch(&site.wish()).await.unwrap();
+        if is_counted_right {
+            assert_eq!(unchanged.queries, 2, "the series, and the images of the one that is handed out");
+        }
+        let (instances, session) = retaken(&site);
+        site.aria.set_instances(instances);
+        let fetched = site.fetch(&site.wish()).await.unwrap();
+        assert_eq!((uids(&fetched), fetched.moved), (session, 1));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_of_which_all_was_deleted_makes_way_for_the_one_before() {
+    let site = Site::start(Faults::default()).await;
+    site.fetch(&site.wish()).await.unwrap();
+    // In its series there are as many images as before, others, of the other beam.
+    let newest = site.newest();
+    let mut instances = site.patient.instances.clone();
+    for image in instances.iter_mut().filter(|i| newest.contains(&i.sop_instance_uid())) {
+        image.header.put(DataElement::new(
+            tags::PRIMARY_DOSIMETER_UNIT,
+            VR::CS,
+            PrimitiveValue::from("MINUTE"),
+        ));
+        let uid = format!("{}.1", image.sop_instance_uid());
+        image.header.put(DataElement::new(tags::SOP_INSTANCE_UID, VR::UI, PrimitiveValue::from(uid)));
+    }
+    site.aria.set_instances(instances);
+    let plan = site.patient.plans.first().unwrap();
+    let before = site.patient.mv_session(plan, *plan.sessions.get(1).unwrap());
+    let expected = before.into_iter().map(|i| i.sop_instance_uid()).collect();
+    assert_eq!(uids(&site.fetch(&site.wish()).await.unwrap()), expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_was_retaken_meanwhile_is_seen_after_the_move_that_missed_the_deleted_one() {
+    let site = Site::start(Faults::default()).await;
+    let (instances, session) = retaken(&site);
+    let mut meanwhile = Some(instances);
+    let mut retake = |step| {
+        if matches!(step, Step::Moving { .. })
+            && let Some(instances) = meanwhile.take()
+        {
+            site.aria.set_instances(instances);
+        }
+    };
+    let fetched = fetch(&site.wish(), &site.settings, &CancellationToken::new(), &mut retake).await.unwrap();
+    assert_eq!(uids(&fetched), session);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_moved_within_the_freshness_time_is_listed_anew_and_what_is_there_is_not() {
+    let site = Site::start(Faults::default()).await;
+    let other = FetchRequest { plan_label: Some("WL_6FFF".into()), ..site.wish() };
+    site.fetch(&other).await.unwrap();
+    let (instances, session) = retaken(&site);
+    site.aria.set_instances(instances);
+    let request = FetchRequest { refresh: false, ..site.wish() };
+    assert_eq!(uids(&site.fetch(&request).await.unwrap()), session);
+    let again = site.fetch(&request).await.unwrap();
+    assert_eq!((uids(&again), again.queries), (session, 0));
+}

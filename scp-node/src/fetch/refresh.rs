@@ -1,11 +1,12 @@
 //! Bringing what is remembered of a patient up to date, with as few and as narrow questions as possible.
 
+use std::collections::HashSet;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::memory::{Asked, Change, Memory};
+use super::memory::{Asked, Change, Listing, Memory};
 use crate::error::Result;
 use crate::names::Uid;
-use crate::scu::{Archive, Inquiry, ListedSeries};
+use crate::scu::{Archive, Inquiry, ListedImage, ListedPlan, ListedSeries};
 use crate::settings::Strategy;
 
 /// How long labels are believed while the counts of their series do not change: a plan may be renamed in Aria without
@@ -34,7 +35,14 @@ pub(super) fn strategy(memory: &Memory<'_>, archive: &Archive) -> Result<Strateg
 }
 
 /// Asks the archive what it has of the patient, and remembers it.
-pub(super) async fn ask(memory: &mut Memory<'_>, inquiry: &mut Inquiry, patient_id: &str) -> Result<()> {
+///
+/// # Returns
+/// The series whose images were listed.
+pub(super) async fn ask(
+    memory: &mut Memory<'_>,
+    inquiry: &mut Inquiry,
+    patient_id: &str,
+) -> Result<HashSet<Uid>> {
     let began_ms = now_ms();
     let before = memory.asked(patient_id)?;
     let known = memory.series(patient_id)?;
@@ -51,19 +59,61 @@ pub(super) async fn ask(memory: &mut Memory<'_>, inquiry: &mut Inquiry, patient_
     let plans = if of_plans.is_empty() { Vec::new() } else { inquiry.plans(patient_id, &of_plans).await? };
     let images =
         if of_images.is_empty() { Vec::new() } else { inquiry.images(patient_id, &of_images).await? };
-    // A series that was listed short of its count is growing: it is asked for again next time.
-    let settled = |s: ListedSeries| {
-        let of_series = |uid: &Uid| uid == &s.series_uid;
-        let listed = images.iter().filter(|i| of_series(&i.series_uid)).count()
-            + plans.iter().filter(|p| of_series(&p.series_uid)).count();
-        let instances = s.instances.filter(|n| *n as usize == listed);
-        ListedSeries { instances, ..s }
-    };
     let asked = Asked {
         all_ms: began_ms,
         plans_ms: if plans_too_old || before.plans_ms == 0 { began_ms } else { before.plans_ms },
     };
-    let relisted = of_plans.into_iter().chain(of_images).map(settled).collect();
+    let listed = of_images.iter().map(|s| s.series_uid.clone()).collect();
+    let relisted = of_plans.into_iter().chain(of_images).map(|s| settled(s, &images, &plans)).collect();
     let strategy = inquiry.strategy();
-    memory.update(patient_id, &Change { relisted, images, plans, strategy, asked, series })
+    memory.update(patient_id, &Change { relisted, images, plans, strategy, asked, series })?;
+    Ok(listed)
+}
+
+/// A series that was listed short of its count is growing: it is asked for again next time.
+fn settled(series: ListedSeries, images: &[ListedImage], plans: &[ListedPlan]) -> ListedSeries {
+    let of_series = |uid: &Uid| uid == &series.series_uid;
+    let listed = images.iter().filter(|i| of_series(&i.series_uid)).count()
+        + plans.iter().filter(|p| of_series(&p.series_uid)).count();
+    let instances = series.instances.filter(|n| *n as usize == listed);
+    ListedSeries { instances, ..series }
+}
+
+/// Asks which images these series have now, lists anew those that have others than listed, and remembers it: a count says
+/// nothing about an image that was deleted and another one that was taken in its place.
+///
+/// # Returns
+/// Whether there were any.
+pub(super) async fn look_again(
+    memory: &mut Memory<'_>,
+    inquiry: &mut Inquiry,
+    patient_id: &str,
+    listing: &Listing,
+    series: &[Uid],
+) -> Result<bool> {
+    let known = memory.series(patient_id)?;
+    let series: Vec<ListedSeries> = series.iter().filter_map(|uid| known.get(uid)).cloned().collect();
+    let there = inquiry.instances(patient_id, &series).await?;
+    let listed = |uid: &Uid| -> HashSet<Uid> {
+        let images = listing.images.iter().filter(|i| &i.series_uid == uid);
+        images.map(|i| i.sop_instance_uid.clone()).collect()
+    };
+    let both = series.into_iter().zip(there);
+    let others: Vec<ListedSeries> =
+        both.filter(|(s, there)| &listed(&s.series_uid) != there).map(|(s, _)| s).collect();
+    if others.is_empty() {
+        return Ok(false);
+    }
+    let images = inquiry.images(patient_id, &others).await?;
+    let relisted = others.into_iter().map(|s| settled(s, &images, &[])).collect();
+    let change = Change {
+        relisted,
+        images,
+        plans: Vec::new(),
+        strategy: inquiry.strategy(),
+        asked: memory.asked(patient_id)?,
+        series: known.into_values().collect(),
+    };
+    memory.update(patient_id, &change)?;
+    Ok(true)
 }

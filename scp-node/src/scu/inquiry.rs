@@ -185,6 +185,23 @@ impl Inquiry {
         Ok(series.iter().zip(found).flat_map(read).collect())
     }
 
+    /// The SOP Instance UIDs of what is in each of these series now.
+    ///
+    /// # Errors
+    /// As [`Inquiry::series`].
+    pub async fn instances(
+        &mut self,
+        patient_id: &str,
+        series: &[ListedSeries],
+    ) -> Result<Vec<HashSet<Uid>>> {
+        let found = self.find_all(series.iter().map(query::instances).collect()).await?;
+        let read = |(series, answers): (&ListedSeries, Vec<Answer>)| -> HashSet<Uid> {
+            let images = answers.iter().filter_map(|a| ListedImage::read(a, patient_id, Some(series)));
+            images.filter(|i| i.series_uid == series.series_uid).map(|i| i.sop_instance_uid).collect()
+        };
+        Ok(series.iter().zip(found).map(read).collect())
+    }
+
     fn asks_for_all(&self, series: &[ListedSeries]) -> bool {
         self.strategy == Strategy::Relational && series.len() > ONE_BY_ONE
     }

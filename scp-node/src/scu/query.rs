@@ -99,6 +99,11 @@ pub fn images(patient_id: &str, scope: Scope<'_>) -> Identifier {
         .sequence(EXPOSURES, &exposure)
 }
 
+/// Which objects a series has, and nothing of what is in them: cheap also where an archive reads files to answer.
+pub fn instances(series: &ListedSeries) -> Identifier {
+    scoped("IMAGE", "", "", Scope::Series(series)).returning(&[SOP_INSTANCE])
+}
+
 /// Moves a whole series.
 pub fn move_series(study: &Uid, series: &Uid) -> Identifier {
     Identifier::new().text(LEVEL, "SERIES").uids(STUDY, [study.as_str()]).uids(SERIES, [series.as_str()])
