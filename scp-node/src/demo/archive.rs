@@ -6,7 +6,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use dicom_dictionary_std::uids;
+use dicom_core::VR;
+use dicom_dictionary_std::{tags, uids};
 use dicom_object::InMemDicomObject;
 use dicom_ul::association::server::AccessControl;
 use dicom_ul::association::{AsyncServerAssociation, ServerAssociationOptions};
@@ -62,7 +63,7 @@ impl AriaOptions {
 /// One request that the archive got, when, and how it ended.
 #[derive(Debug, Clone)]
 pub struct Asked {
-    /// `C-ECHO`, `C-FIND` or `C-MOVE`.
+    /// `C-ECHO`, `C-FIND` or `C-MOVE`; `C-CANCEL` when one of them was cancelled, just before its own entry.
     pub what: &'static str,
     /// The query/retrieve level and the keys that had a value, as `IMAGE Modality=RTPLAN`; patient data are simulated.
     pub identifier: String,
@@ -230,16 +231,18 @@ async fn serve(mut socket: TcpStream, shared: Arc<Shared>) -> io::Result<()> {
         return reject(&mut socket, rejection).await;
     }
     let trusted = shared.state().trusted.keys().cloned().collect();
-    let options = ServerAssociationOptions::new()
+    let mut options = ServerAssociationOptions::new()
         .ae_access_control(TrustedOnly(trusted))
         .ae_title(shared.ae_title.as_str())
         .with_abstract_syntax(uids::VERIFICATION)
         .with_abstract_syntax(uids::STUDY_ROOT_QUERY_RETRIEVE_INFORMATION_MODEL_FIND)
-        .with_abstract_syntax(uids::STUDY_ROOT_QUERY_RETRIEVE_INFORMATION_MODEL_MOVE)
         .with_transfer_syntax(uids::IMPLICIT_VR_LITTLE_ENDIAN)
         .max_pdu_length(PDU_LENGTH)
         .read_timeout(IDLE)
         .write_timeout(IDLE);
+    if !faults.move_not_offered {
+        options = options.with_abstract_syntax(uids::STUDY_ROOT_QUERY_RETRIEVE_INFORMATION_MODEL_MOVE);
+    }
     let association = options.establish_async(socket).await.map_err(io::Error::other)?;
     shared.state().associations += 1;
     let calling_ae = dicom_ul::association::Association::peer_ae_title(&association).trim().to_owned();
@@ -274,7 +277,9 @@ struct End {
 impl Conversation {
     async fn run(mut self) -> io::Result<()> {
         loop {
-            let (context_id, command, data) = match receive_message(&mut self.association).await? {
+            let idle = self.shared.faults().closes_idle_after.unwrap_or(IDLE);
+            let received = tokio::time::timeout(idle, receive_message(&mut self.association)).await;
+            let (context_id, command, data) = match received.map_err(|_| cut())?? {
                 Message::Dimse { context_id, command, data } => (context_id, command, data),
                 Message::Gone => return Ok(()),
                 Message::Release => {
@@ -327,7 +332,8 @@ impl Conversation {
         field: CommandField,
         status: Status,
     ) -> io::Result<()> {
-        let reply = request.reply(field, &Reply { status, comment: None });
+        let comment = self.shared.faults().comment.filter(|_| status != Status::SUCCESS);
+        let reply = request.reply(field, &Reply { status, comment });
         send_message(&mut self.association, id, &reply, &[]).await
     }
 
@@ -345,16 +351,21 @@ impl Conversation {
             Some(query::Level::Image) => faults.crop_images,
             _ => None,
         };
-        for answer in found.unwrap_or_default() {
+        let mut found = found.unwrap_or_default();
+        let mut rounds = 1;
+        if let (Some(padding), Some(answer)) = (faults.answers_without_end, found.first_mut()) {
+            answer.put_str(tags::IMAGE_COMMENTS, VR::LT, "x".repeat(padding));
+            rounds = usize::MAX;
+        }
+        for answer in std::iter::repeat_n(&found, rounds).flatten() {
             if limit.is_some_and(|n| end.results >= n) {
                 end.status = Status::CANCEL;
                 break;
             }
-            tokio::time::sleep(faults.answer_delay).await;
             if faults.drop_after_answers.is_some_and(|n| end.results >= n) {
                 return Err(cut());
             }
-            if self.is_cancelled().await? {
+            if self.is_cancelled(faults.answer_delay).await? {
                 end.status = Status::CANCEL;
                 break;
             }
@@ -408,14 +419,12 @@ impl Conversation {
         let mut bytes = 0;
         let mut status = None;
         for (n, instance) in instances.iter().enumerate() {
-            tokio::time::sleep(faults.sub_operation_delay).await;
             if faults.drop_after_sub_operations == Some(n) {
+                tokio::time::sleep(faults.sub_operation_delay).await;
                 return Err(cut());
             }
-            if faults.stall_after_sub_operations == Some(n) {
-                tokio::time::sleep(IDLE).await;
-            }
-            if self.is_cancelled().await? {
+            let stalls = faults.stall_after_sub_operations == Some(n);
+            if self.is_cancelled(if stalls { IDLE } else { faults.sub_operation_delay }).await? {
                 status = Some(Status::CANCEL);
                 break;
             }
@@ -472,17 +481,31 @@ impl Conversation {
         status: Status,
         bytes: u64,
     ) -> io::Result<End> {
-        let mut last = request.reply(CommandField::CMoveRsp, &Reply { status, comment: None });
+        let comment = self.shared.faults().comment.filter(|_| status != Status::SUCCESS);
+        let mut last = request.reply(CommandField::CMoveRsp, &Reply { status, comment });
         counts.write(&mut last, status == Status::CANCEL);
         send_message(&mut self.association, id, &last, &[]).await?;
         Ok(End { results: usize::from(counts.completed) + usize::from(counts.warning), bytes, status })
     }
 
-    /// Whether a C-CANCEL came in meanwhile; looks without waiting.
-    async fn is_cancelled(&mut self) -> io::Result<bool> {
-        match tokio::time::timeout(Duration::ZERO, receive_message(&mut self.association)).await {
+    /// Lets time pass, and tells whether a C-CANCEL has come by then.
+    async fn is_cancelled(&mut self, wait: Duration) -> io::Result<bool> {
+        match tokio::time::timeout(wait, receive_message(&mut self.association)).await {
             Err(_) => Ok(false),
-            Ok(Ok(Message::Dimse { command, .. })) => Ok(command.field == CommandField::CCancelRq),
+            Ok(Ok(Message::Dimse { command, .. })) => {
+                let is_cancel = command.field == CommandField::CCancelRq;
+                if is_cancel {
+                    self.shared.state().asked.push(Asked {
+                        what: "C-CANCEL",
+                        identifier: String::new(),
+                        results: 0,
+                        bytes: 0,
+                        status: Status::CANCEL,
+                        took: Duration::ZERO,
+                    });
+                }
+                Ok(is_cancel)
+            }
             Ok(Ok(Message::Release | Message::Gone)) => Err(cut()),
             Ok(Err(error)) => Err(error),
         }
@@ -536,7 +559,7 @@ fn decode(data: &[u8]) -> io::Result<InMemDicomObject> {
 fn summary(identifier: &InMemDicomObject) -> String {
     use dicom_core::dictionary::{DataDictionary, DataDictionaryEntry};
     use dicom_core::header::Header;
-    use dicom_dictionary_std::{StandardDataDictionary, tags};
+    use dicom_dictionary_std::StandardDataDictionary;
     let mut words = vec![query::text(identifier.get(tags::QUERY_RETRIEVE_LEVEL))];
     for key in identifier.iter() {
         let value = query::text(Some(key));
@@ -547,7 +570,7 @@ fn summary(identifier: &InMemDicomObject) -> String {
             continue;
         }
         let name = StandardDataDictionary.by_tag(key.tag()).map_or("private", |e| e.alias());
-        let is_uid = key.vr() == dicom_core::VR::UI || name.ends_with("InstanceUID");
+        let is_uid = key.vr() == VR::UI || name.ends_with("InstanceUID");
         words.push(if is_uid {
             format!("{name}=({})", value.split('\\').count())
         } else {

@@ -55,6 +55,14 @@ pub struct Faults {
     pub wrong_destination: Option<SocketAddr>,
     /// No store ever leaves, as behind a firewall that drops packets; the move fails after this time.
     pub never_calls_back: Option<Duration>,
+    /// The Error Comment of every final response of a C-FIND or C-MOVE.
+    pub comment: Option<String>,
+    /// A connection that says nothing for so long between two requests is closed without a word.
+    pub closes_idle_after: Option<Duration>,
+    /// C-MOVE is refused in the negotiation.
+    pub move_not_offered: bool,
+    /// The first answer of a C-FIND comes again and again, with so many bytes of padding, until the asker has enough.
+    pub answers_without_end: Option<usize>,
     /// Every association is rejected.
     pub reject: Option<Rejection>,
     /// Connections are taken, and then nothing is said.
