@@ -81,13 +81,12 @@ impl Context {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let printer = Printer::new(cli.json);
-    match run(cli, printer) {
-        Ok(code) => code,
-        Err(error) => {
-            printer.error(&error);
-            ExitCode::FAILURE
-        }
-    }
+    let code = run(cli, printer).unwrap_or_else(|error| {
+        printer.error(&error);
+        ExitCode::FAILURE
+    });
+    runtime::see_guests_out(printer);
+    code
 }
 
 fn run(cli: Cli, printer: Printer) -> Result<ExitCode> {

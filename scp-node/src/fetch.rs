@@ -29,6 +29,7 @@ use crate::settings::Settings;
 pub use choice::is_of_type;
 use choice::{Choice, ChosenSession};
 use inbox::Inbox;
+pub use inbox::{has_guests, see_guests_out};
 use lock::{Kind, Turn};
 use memory::{Listing, Memory};
 pub use memory::{TABLES as MEMORY_TABLES, last_answered};
@@ -164,7 +165,8 @@ pub fn kept(request: &FetchRequest, settings: &Settings) -> Result<Option<Fetche
 /// Fetches, whole or not at all.
 ///
 /// Its future is not `Send`, since the catalog's connection stays in it: run it by `block_on`. When nothing listens on
-/// our port it receives while it waits, on other threads of a multi-thread runtime.
+/// our port it receives by itself, on a thread of its own, which lives on for a while when other fetches use it: see
+/// [`see_guests_out`].
 ///
 /// # Errors
 /// [`Error::NotFound`] when nothing matches; [`Error::Incomplete`] when not all arrived; [`Error::Unreachable`],
@@ -176,20 +178,7 @@ pub async fn fetch(
     progress: &mut dyn FnMut(Step),
 ) -> Result<Fetched> {
     request.check()?;
-    // A child, so that a time limit ends this job's receiver and waits, and nobody else's.
-    let cancel = cancel.child_token();
-    let _ends_with_us = cancel.clone().drop_guard();
-    let job = run(request, settings, &cancel, progress);
-    match request.timeout {
-        None => job.await,
-        Some(limit) => tokio::time::timeout(limit, job).await.unwrap_or_else(|_| {
-            Err(Error::Timeout {
-                what: "fetching the images".into(),
-                seconds: limit.as_secs_f64(),
-                hint: "what has arrived is kept: try again, it goes on from there".into(),
-            })
-        }),
-    }
+    run(request, settings, cancel, progress).await
 }
 
 async fn run(
@@ -204,9 +193,20 @@ async fn run(
     let strategy = refresh::strategy(&memory, &archive)?;
     let mut inquiry = Inquiry::new(&archive, strategy, cancel);
     let mut job = Job::new(request, settings, cancel, progress);
-    let fetched = job.run(&mut memory, &mut inquiry).await;
+    let work = job.run(&mut memory, &mut inquiry);
+    // The limit is the work's alone: what is whole in time is handed out, whatever others still want of our receiver.
+    let fetched = match request.timeout {
+        None => work.await,
+        Some(limit) => tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
+            Err(Error::Timeout {
+                what: "fetching the images".into(),
+                seconds: limit.as_secs_f64(),
+                hint: "what has arrived is kept: try again, it goes on from there".into(),
+            })
+        }),
+    };
     if let Some(inbox) = job.inbox.take() {
-        inbox.close(cancel).await;
+        inbox.close().await;
     }
     inquiry.close().await;
     fetched
@@ -295,7 +295,7 @@ async fn listing(
         let mut job = Job::new(&request, settings, cancel, &mut silent);
         let moved = job.bring_headers(&mut memory, &mut inquiry, &unlabelled, &[]).await;
         if let Some(inbox) = job.inbox.take() {
-            inbox.close(cancel).await;
+            inbox.close().await;
         }
         moved?;
         listing = memory.catalog.snapshot(|| memory.listing(patient_id))?;
@@ -427,10 +427,18 @@ impl<'a> Job<'a> {
         refresh::look_again(memory, inquiry, &self.request.patient_id, listing, &series).await
     }
 
-    async fn inbox(&mut self) -> Result<()> {
-        if self.inbox.is_none() {
-            self.inbox = Some(Inbox::open(self.settings, self.cancel).await?);
-        }
+    /// Moves into the service, or a receiver of a fetch.
+    async fn bring(
+        &mut self,
+        inquiry: &mut Inquiry,
+        catalog: &Catalog,
+        wanted: &mover::Wanted,
+    ) -> Result<()> {
+        let inbox = match &mut self.inbox {
+            Some(inbox) => inbox,
+            None => self.inbox.insert(Inbox::open(self.settings, self.cancel).await?),
+        };
+        self.moved += mover::bring(inquiry, inbox, catalog, self.settings, wanted, self.progress).await?;
         Ok(())
     }
 
@@ -449,10 +457,8 @@ impl<'a> Job<'a> {
             "the archive does not tell what is in them: moving objects to look inside"
         );
         (self.progress)(Step::LookingInside { objects: plans.len() + images.len() });
-        self.inbox().await?;
         for series in wanted {
-            self.moved +=
-                mover::bring(inquiry, memory.catalog, self.settings, &series, self.progress).await?;
+            self.bring(inquiry, memory.catalog, &series).await?;
         }
         Ok(())
     }
@@ -493,9 +499,7 @@ impl<'a> Job<'a> {
             is_whole_series: in_series == missing.len(),
             instances: missing,
         };
-        self.inbox().await?;
-        self.moved += mover::bring(inquiry, catalog, self.settings, &wanted, self.progress).await?;
-        Ok(())
+        self.bring(inquiry, catalog, &wanted).await
     }
 }
 

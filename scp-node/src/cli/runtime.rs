@@ -4,8 +4,9 @@ use std::future::Future;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Context, logging};
+use super::{Context, Printer, logging};
 use crate::error::{Error, Result};
+use crate::fetch;
 
 /// Runs the job to its end; Ctrl-C cancels its token, a second one ends the process at once.
 pub(super) fn block_on<T, F>(context: &Context, job: impl FnOnce(CancellationToken) -> F) -> Result<T>
@@ -35,4 +36,29 @@ where
     // Tasks that are left only wait for something; nothing of the job is among them.
     runtime.shutdown_background();
     result
+}
+
+/// Lets receivers that other fetches use live on for their while, when all is printed; Ctrl-C ends them.
+pub(super) fn see_guests_out(printer: Printer) {
+    if !fetch::has_guests() {
+        return;
+    }
+    if printer.is_watched() {
+        printer.note("another fetch still receives through this one; Ctrl-C makes it receive by itself");
+    }
+    // Without a runtime there is no waiting: the others notice, and receive by themselves.
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return };
+    runtime.block_on(async {
+        let hurry = CancellationToken::new();
+        let told = async {
+            if tokio::signal::ctrl_c().await.is_ok() {
+                hurry.cancel();
+            }
+            std::future::pending().await
+        };
+        tokio::select! {
+            () = fetch::see_guests_out(&hurry) => {}
+            () = told => {}
+        }
+    });
 }

@@ -1,15 +1,17 @@
 //! Where moved objects arrive: the service, when it runs, else a receiver that this process hosts for the while.
 //!
-//! Several fetches share one inbox. Whoever hosts it takes a lock for itself before it stops, and whoever uses it holds
-//! that lock together with the others: so nobody's receiver vanishes under him. The service needs no lock, it stays.
+//! Several fetches share one receiver. A host's work ends with its own result; its receiver lives on, on a thread of its
+//! own, while others use it, for [`LINGER`] at most. Whoever uses it holds a shared lock, which the host takes exclusively
+//! before it stops, so that nobody's receiver vanishes under him. It may all the same: its process is killed, told to stop,
+//! or its time is up. So those who use it look again before they ask a second time, and then host by themselves.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
-use tokio::task::JoinHandle;
+use tokio::sync::oneshot;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::lock::{Kind, Turn};
@@ -26,20 +28,39 @@ const START_GRACE: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_millis(10);
 /// How long our own port may take to answer.
 const KNOCK: Duration = Duration::from_secs(1);
+/// How long a host goes on for others when its own work is done. Justification: a session is moved in seconds; whoever
+/// needs longer goes on by himself, at the price of one more request; and a user waits no longer for his prompt.
+const LINGER: Duration = Duration::from_secs(20);
+
+/// Receivers of this process that live on for others.
+static LINGERING: Mutex<Vec<Lingering>> = Mutex::new(Vec::new());
+
+#[derive(Debug)]
+struct Lingering {
+    /// Ends it now.
+    hurry: CancellationToken,
+    ended: CancellationToken,
+}
 
 /// A receiver that is there until [`Inbox::close`].
 #[derive(Debug)]
 pub(super) enum Inbox {
     /// Somebody else's: the service's, or another fetch's, which waits for us.
-    Foreign { _in_use: Turn },
+    Foreign { in_use: Option<Turn> },
     /// Ours.
-    Hosted {
-        receiver: JoinHandle<Result<()>>,
-        store: Arc<Store>,
-        shutdown: CancellationToken,
-        root: PathBuf,
-        _stop: DropGuard,
-    },
+    Hosted(Host),
+}
+
+/// A receiver of ours, on a thread of its own. Dropped, it goes on for others, as after [`Inbox::close`].
+#[derive(Debug)]
+pub(super) struct Host {
+    /// Our own work is done.
+    done: DropGuard,
+    /// Others have no claim any more.
+    hurry: CancellationToken,
+    /// Only others keep it.
+    lingers: CancellationToken,
+    ended: CancellationToken,
 }
 
 impl Inbox {
@@ -52,12 +73,8 @@ impl Inbox {
         let root = &settings.images.root;
         let start = Instant::now();
         loop {
-            match Store::open(
-                &settings.images,
-                &settings.node.access.patients,
-                settings.node.limits.object_bytes,
-            ) {
-                Ok(store) => return Self::host(settings, Arc::new(store), cancel).await,
+            match open_store(settings) {
+                Ok(store) => return Ok(Self::Hosted(Host::start(settings, store, cancel).await?)),
                 // Another receiver has the directory.
                 Err(Error::Misuse { .. }) => {}
                 Err(error) => return Err(error),
@@ -66,7 +83,7 @@ impl Inbox {
             if let Some(in_use) = Turn::take(root, IN_USE, Kind::Shared)?
                 && answers(settings).await
             {
-                return Ok(Self::Foreign { _in_use: in_use });
+                return Ok(Self::Foreign { in_use: Some(in_use) });
             }
             if start.elapsed() > START_GRACE {
                 return Err(Error::Misuse {
@@ -85,27 +102,159 @@ impl Inbox {
         }
     }
 
-    async fn host(settings: &Settings, store: Arc<Store>, cancel: &CancellationToken) -> Result<Self> {
-        let listener = scp::bind(&settings.node).await?;
-        let shutdown = cancel.child_token();
-        let (owned, token, into) = (settings.clone(), shutdown.clone(), Arc::clone(&store));
-        let receiver = tokio::spawn(async move { scp::run(listener, &owned, into, token).await });
-        tracing::debug!(port = settings.node.port, "hosting the receiver while fetching");
-        let (stop, root) = (shutdown.clone().drop_guard(), settings.images.root.clone());
-        Ok(Self::Hosted { receiver, store, shutdown, root, _stop: stop })
+    /// Makes sure that there still is a receiver: that of another process may be gone.
+    ///
+    /// # Returns
+    /// Whether it was gone.
+    /// # Errors
+    /// As [`Inbox::open`].
+    pub(super) async fn renew(&mut self, settings: &Settings, cancel: &CancellationToken) -> Result<bool> {
+        let Self::Foreign { in_use } = self else { return Ok(false) };
+        if answers(settings).await {
+            return Ok(false);
+        }
+        tracing::info!("the receiver that we used is gone");
+        // Let go first: a host of our own would wait for it.
+        drop(in_use.take());
+        *self = Self::open(settings, cancel).await?;
+        Ok(true)
     }
 
-    /// Lets go; a receiver of ours stops when nobody uses it any more.
-    pub(super) async fn close(self, cancel: &CancellationToken) {
-        if let Self::Hosted { receiver, store, shutdown, root, _stop } = self {
-            let unused = Turn::wait(&root, IN_USE, Kind::Exclusive, cancel).await;
-            shutdown.cancel();
-            if let Err(error) = receiver.await.unwrap_or(Ok(())) {
-                tracing::warn!(%error, "the hosted receiver ended with an error");
+    /// Lets go; a receiver of ours goes on for a while if others use it.
+    pub(super) async fn close(self) {
+        if let Self::Hosted(host) = self {
+            host.leave().await;
+        }
+    }
+}
+
+fn open_store(settings: &Settings) -> Result<Store> {
+    Store::open(&settings.images, &settings.node.access.patients, settings.node.limits.object_bytes)
+}
+
+impl Host {
+    async fn start(settings: &Settings, store: Store, cancel: &CancellationToken) -> Result<Self> {
+        let done = CancellationToken::new();
+        let host = Self {
+            done: done.clone().drop_guard(),
+            hurry: cancel.child_token(),
+            lingers: CancellationToken::new(),
+            ended: CancellationToken::new(),
+        };
+        let (listens, listening) = oneshot::channel();
+        let receiver = Receiver {
+            settings: settings.clone(),
+            store: Arc::new(store),
+            done,
+            hurry: host.hurry.clone(),
+            lingers: host.lingers.clone(),
+            _ended: host.ended.clone().drop_guard(),
+        };
+        // A runtime of its own, since the caller's may end with our work.
+        std::thread::Builder::new()
+            .name("receiver".into())
+            .spawn(move || receiver.run(listens))
+            .map_err(|source| Error::Network { what: "cannot start the receiver's thread".into(), source })?;
+        listening.await.unwrap_or(Err(Error::Cancelled))?;
+        tracing::debug!(port = settings.node.port, "hosting the receiver while fetching");
+        Ok(host)
+    }
+
+    /// Waits for its end, unless others use it.
+    async fn leave(self) {
+        let Self { done, hurry, lingers, ended } = self;
+        done.disarm().cancel();
+        tokio::select! {
+            biased;
+            () = ended.cancelled() => {}
+            () = lingers.cancelled() => {
+                let mut all = LINGERING.lock().unwrap_or_else(PoisonError::into_inner);
+                all.retain(|other| !other.ended.is_cancelled());
+                all.push(Lingering { hurry, ended });
             }
-            store.close();
-            drop(store);
-            drop(unused);
+        }
+    }
+}
+
+/// What the host's thread owns.
+struct Receiver {
+    settings: Settings,
+    store: Arc<Store>,
+    done: CancellationToken,
+    hurry: CancellationToken,
+    lingers: CancellationToken,
+    /// Last of all: told when everything else is dropped.
+    _ended: DropGuard,
+}
+
+impl Receiver {
+    fn run(self, listens: oneshot::Sender<Result<()>>) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        match runtime {
+            Ok(runtime) => runtime.block_on(self.receive(listens)),
+            Err(source) => {
+                let _ = listens.send(Err(Error::Network { what: "no runtime".into(), source }));
+            }
+        }
+    }
+
+    async fn receive(self, listens: oneshot::Sender<Result<()>>) {
+        let listener = match scp::bind(&self.settings.node).await {
+            Ok(listener) => listener,
+            Err(error) => {
+                let _ = listens.send(Err(error));
+                return;
+            }
+        };
+        let _ = listens.send(Ok(()));
+        let stop = CancellationToken::new();
+        let receiving = scp::run(listener, &self.settings, Arc::clone(&self.store), stop.clone());
+        let leaving = async {
+            self.done.cancelled().await;
+            let unused = self.unused().await;
+            stop.cancel();
+            unused
+        };
+        let (received, unused) = tokio::join!(receiving, leaving);
+        if let Err(error) = received {
+            tracing::warn!(%error, "the hosted receiver ended with an error");
+        }
+        self.store.close();
+        drop(self.store);
+        // Now others may find the directory free.
+        drop(unused);
+    }
+
+    /// The turn to stop; without it when others would keep us too long, or we are to hurry.
+    async fn unused(&self) -> Option<Turn> {
+        let root: &Path = &self.settings.images.root;
+        match Turn::take(root, IN_USE, Kind::Exclusive) {
+            Ok(Some(turn)) => return Some(turn),
+            Ok(None) => self.lingers.cancel(),
+            Err(_) => return None,
+        }
+        let turn = Turn::wait(root, IN_USE, Kind::Exclusive, &self.hurry);
+        tokio::time::timeout(LINGER, turn).await.ok()?.ok()
+    }
+}
+
+/// Whether a receiver of this process lives on for other fetches.
+pub fn has_guests() -> bool {
+    let all = LINGERING.lock().unwrap_or_else(PoisonError::into_inner);
+    all.iter().any(|host| !host.ended.is_cancelled())
+}
+
+/// Waits until no receiver of this process is needed by other fetches, 20 s and a moment at most; for programs that
+/// would end otherwise. `hurry` ends it at once, in order.
+pub async fn see_guests_out(hurry: &CancellationToken) {
+    let all = std::mem::take(&mut *LINGERING.lock().unwrap_or_else(PoisonError::into_inner));
+    for host in all {
+        tokio::select! {
+            () = host.ended.cancelled() => {}
+            () = hurry.cancelled() => {
+                host.hurry.cancel();
+                host.ended.cancelled().await;
+            }
         }
     }
 }

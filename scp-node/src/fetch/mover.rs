@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::Step;
+use super::inbox::Inbox;
 use crate::dimse::Status;
 use crate::dimse::status::Class;
 use crate::error::{Error, Result};
@@ -21,6 +22,8 @@ const UIDS_PER_MOVE: usize = 100;
 const ARRIVAL_GRACE: Duration = Duration::from_secs(3);
 /// Pause between two looks into the catalog.
 const LOOK: Duration = Duration::from_millis(10);
+/// How often the receiver that we use may vanish. Justification: each time it is another process's, until it is ours.
+const VANISHINGS_MAX: usize = 3;
 /// How many missing UIDs an error names.
 const UIDS_SHOWN: usize = 3;
 
@@ -54,7 +57,7 @@ pub(super) fn wanted(plans: &[ListedPlan], images: &[ListedImage]) -> Vec<Wanted
 }
 
 /// Moves these instances and waits until they are in the catalog; what did not come, also because the connection was cut, is asked
-/// for once more.
+/// for once more; what did not come because the receiver was gone, over a new one.
 ///
 /// # Returns
 /// How many arrived.
@@ -62,6 +65,7 @@ pub(super) fn wanted(plans: &[ListedPlan], images: &[ListedImage]) -> Vec<Wanted
 /// [`Error::PeerMisbehaved`] when the archive refuses or cannot deliver; [`Error::Incomplete`] when some stay away.
 pub(super) async fn bring(
     inquiry: &mut Inquiry,
+    inbox: &mut Inbox,
     catalog: &Catalog,
     settings: &Settings,
     wanted: &Wanted,
@@ -74,10 +78,11 @@ pub(super) async fn bring(
     // (pynetdicom: unknown destination); the second attempt then asks for one object at a time.
     let mut refuses_lists = false;
     let cancel = inquiry.cancel_token();
-    for attempt in 0..2 {
-        if missing.is_empty() {
-            break;
-        }
+    let (mut attempt, mut vanishings) = (0, 0);
+    while attempt < 2 && !missing.is_empty() {
+        // The receiver may be gone since it was opened, or used last.
+        inbox.renew(settings, &cancel).await?;
+        let mut vanished = false;
         let whole = attempt == 0 && wanted.is_whole_series && missing.len() == total;
         let chunks: Vec<Vec<Uid>> = if whole {
             vec![missing.clone()]
@@ -95,6 +100,10 @@ pub(super) async fn bring(
                     }
                     outcome => outcome?,
                 };
+            if !outcome.is_clean() && vanishings < VANISHINGS_MAX && inbox.renew(settings, &cancel).await? {
+                (vanished, vanishings) = (true, vanishings + 1);
+                break;
+            }
             if outcome.status == Status::SUCCESS || !outcome.is_clean() && arrived_any(catalog, &chunk)? {
                 wait_for(catalog, &chunk, &cancel).await?;
             }
@@ -111,6 +120,11 @@ pub(super) async fn bring(
             }
         }
         missing = absent(catalog, &wanted.instances)?;
+        if vanished {
+            // That was no fault of the archive's: it does not count.
+            continue;
+        }
+        attempt += 1;
         let nothing_came = missing.len() == total && worst.status.class() == Class::Failure;
         refuses_lists = nothing_came && !whole && total > 1;
         // An unknown destination stays unknown: trying again would only delay the sentence that helps.

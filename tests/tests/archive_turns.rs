@@ -1,0 +1,191 @@
+//! Several fetches at once, and the service: who hosts the receiver, what becomes of those who use it, who waits for whom.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
+
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use scp_node::demo::{AriaOptions, Faults, GeneratedPatient, PatientOptions, SimulatedAria};
+use scp_node::fetch::{FetchRequest, Fetched, Step, fetch};
+use scp_node::settings::{ArchiveSettings, Settings};
+use tests::node::node_binary;
+use tests::peers::{free_port, until};
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+/// Longest wait for something that happens within a second on an idle machine.
+const LONG: Duration = Duration::from_secs(60);
+
+struct Site {
+    _aria: SimulatedAria,
+    settings: Settings,
+    directory: tempfile::TempDir,
+}
+
+impl Site {
+    async fn start(faults: Faults) -> Self {
+        let port = free_port();
+        let patient = GeneratedPatient::winston_lutz(&PatientOptions::small());
+        let options = AriaOptions::new(patient.instances, "SCP_NODE", ([127, 0, 0, 1], port).into()).unwrap();
+        let aria = SimulatedAria::start(options).await.unwrap();
+        aria.set_faults(faults);
+        let directory = tempfile::tempdir().unwrap();
+        let mut settings = Settings::default();
+        settings.node.bind = "127.0.0.1".parse().unwrap();
+        settings.node.port = port;
+        settings.images.root = directory.path().join("images");
+        let archive =
+            ArchiveSettings::new("aria", aria.ae_title().clone(), "127.0.0.1", aria.address().port());
+        settings.archives.push(archive);
+        let text = format!(
+            "[node]\nbind = '127.0.0.1'\nport = {port}\n[images]\nroot = '{}'\nkeep_free_bytes = 0\n[web]\nbind = ''\n\
+             [[archive]]\nname = 'aria'\nae_title = 'ARIA_DB'\nhost = '127.0.0.1'\nport = {}\n",
+            settings.images.root.display(),
+            aria.address().port()
+        );
+        std::fs::write(directory.path().join("config.toml"), text).unwrap();
+        Self { _aria: aria, settings, directory }
+    }
+
+    /// As a thread of a web worker does it; `moving` hears of the first image that arrived.
+    fn spawn(&self, request: FetchRequest, cancel: &CancellationToken) -> Running {
+        let (settings, cancel) = (self.settings.clone(), cancel.clone());
+        let (moving, moves) = oneshot::channel();
+        let mut moving = Some(moving);
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Runtime::new().unwrap();
+            let mut progress = |step| {
+                if matches!(step, Step::Moving { done: 1.., .. })
+                    && let Some(moving) = moving.take()
+                {
+                    let _ = moving.send(());
+                }
+            };
+            runtime.block_on(fetch(&request, &settings, &cancel, &mut progress))
+        });
+        Running { thread, moves }
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(node_binary());
+        command.arg("--config").arg(self.directory.path().join("config.toml")).args(args);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    /// A `fetch` process that hosts the receiver: it listens by the time this returns.
+    fn host(&self, args: &[&str]) -> Child {
+        let child = self.command(args).spawn().unwrap();
+        until("the fetch hosts a receiver", LONG, || {
+            std::net::TcpStream::connect(("127.0.0.1", self.settings.node.port)).is_ok()
+        });
+        child
+    }
+
+    fn stored(&self) -> usize {
+        tests::node::files_below(&self.settings.images.root, ".dcm").len()
+    }
+}
+
+struct Running {
+    thread: std::thread::JoinHandle<scp_node::Result<Fetched>>,
+    moves: oneshot::Receiver<()>,
+}
+
+impl Running {
+    fn end(self) -> scp_node::Result<Fetched> {
+        self.thread.join().unwrap()
+    }
+}
+
+fn one() -> FetchRequest {
+    FetchRequest::new("QA_TB_WL", "WL_10MV")
+}
+
+/// Twelve images in three moves.
+fn long() -> FetchRequest {
+    FetchRequest { all_dates: true, ..FetchRequest::new("QA_TB_WL", "WL_6FFF") }
+}
+
+fn images(fetched: &Fetched) -> usize {
+    fetched.sessions.iter().map(|s| s.instances.len()).sum()
+}
+
+fn slow() -> Faults {
+    Faults { sub_operation_delay: Duration::from_millis(250), ..Faults::default() }
+}
+
+fn signal(child: &Child, name: &str) {
+    let status = Command::new("kill").args([format!("-{name}"), child.id().to_string()]).status().unwrap();
+    assert!(status.success());
+}
+
+fn texts(output: Output) -> (Option<i32>, String, String) {
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_whose_work_is_done_hands_it_out_at_once_and_its_guest_gets_all() {
+    let site = Site::start(slow()).await;
+    let cancel = CancellationToken::new();
+    let limited = FetchRequest { timeout: Some(Duration::from_millis(2500)), ..one() };
+    let mut host = site.spawn(limited, &cancel);
+    (&mut host.moves).await.unwrap();
+    let guest = site.spawn(long(), &cancel);
+    let fetched = host.end().unwrap();
+    assert_eq!((images(&fetched), fetched.moved), (4, 4));
+    assert!(!guest.thread.is_finished(), "the host does not wait for its guest before it hands out");
+    let fetched = guest.end().unwrap();
+    assert_eq!((images(&fetched), fetched.moved), (12, 12));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_gets_all_whose_host_runs_out_of_time() {
+    let site = Site::start(slow()).await;
+    let cancel = CancellationToken::new();
+    let limited = FetchRequest { timeout: Some(Duration::from_millis(1500)), all_dates: true, ..one() };
+    let mut host = site.spawn(limited, &cancel);
+    (&mut host.moves).await.unwrap();
+    let guest = site.spawn(long(), &cancel);
+    let error = host.end().unwrap_err();
+    assert_eq!(error.kind(), "timeout", "{error}");
+    let fetched = guest.end().unwrap();
+    assert_eq!((images(&fetched), fetched.moved), (12, 12));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_whose_host_is_cancelled_receives_by_itself_what_is_missing() {
+    let site = Site::start(slow()).await;
+    let (cancel, never) = (CancellationToken::new(), CancellationToken::new());
+    let mut host = site.spawn(long(), &cancel);
+    (&mut host.moves).await.unwrap();
+    let mut guest = site.spawn(one(), &never);
+    (&mut guest.moves).await.unwrap();
+    let start = Instant::now();
+    cancel.cancel();
+    assert_eq!(host.end().unwrap_err().kind(), "cancelled");
+    assert!(start.elapsed() < Duration::from_secs(5), "it waited {:?} for its guest", start.elapsed());
+    let fetched = guest.end().unwrap();
+    assert_eq!((images(&fetched), fetched.moved), (4, 4));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_process_gets_all_however_its_host_ends() {
+    for (ending, code) in [("INT", Some(1)), ("KILL", None), ("", Some(0))] {
+        let site = Site::start(slow()).await;
+        let host = site.host(&["fetch", "--patient", "QA_TB_WL", "--plan", "WL_10MV", "--all-dates"]);
+        let guest = site.command(&["fetch", "--patient", "QA_TB_WL", "--plan", "WL_6FFF"]).spawn().unwrap();
+        until("both receive", LONG, || site.stored() >= 3);
+        if !ending.is_empty() {
+            signal(&host, ending);
+        }
+        let host = texts(host.wait_with_output().unwrap());
+        assert_eq!(host.0, code, "{ending}: {host:?}");
+        let guest = texts(guest.wait_with_output().unwrap());
+        assert_eq!((guest.0, guest.1.lines().count()), (Some(0), 1), "{ending}: {guest:?}");
+        let directory = PathBuf::from(guest.1.trim());
+        assert_eq!(tests::node::files_below(&directory, ".dcm").len(), 4, "{ending}");
+    }
+}
