@@ -98,6 +98,8 @@ struct State {
     faults: Faults,
     asked: Vec<Asked>,
     associations: usize,
+    open: usize,
+    begun: usize,
 }
 
 impl Shared {
@@ -126,6 +128,8 @@ impl SimulatedAria {
             faults: options.faults,
             asked: Vec::new(),
             associations: 0,
+            open: 0,
+            begun: 0,
         };
         let shared = Arc::new(Shared { ae_title: options.ae_title, state: Mutex::new(state) });
         let stop = CancellationToken::new();
@@ -171,6 +175,35 @@ impl SimulatedAria {
     /// Associations that were accepted so far.
     pub fn associations(&self) -> usize {
         self.shared.state().associations
+    }
+
+    /// Associations that stand at this moment.
+    pub fn open_associations(&self) -> usize {
+        self.shared.state().open
+    }
+
+    /// Requests that have come so far, those included that are not answered yet.
+    pub fn begun(&self) -> usize {
+        self.shared.state().begun
+    }
+}
+
+/// Counts an association until its end, however that comes.
+struct Open<'a>(&'a Shared);
+
+impl<'a> Open<'a> {
+    fn new(shared: &'a Shared) -> Self {
+        let mut state = shared.state();
+        state.associations += 1;
+        state.open += 1;
+        drop(state);
+        Self(shared)
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.state().open -= 1;
     }
 }
 
@@ -244,7 +277,8 @@ async fn serve(mut socket: TcpStream, shared: Arc<Shared>) -> io::Result<()> {
         options = options.with_abstract_syntax(uids::STUDY_ROOT_QUERY_RETRIEVE_INFORMATION_MODEL_MOVE);
     }
     let association = options.establish_async(socket).await.map_err(io::Error::other)?;
-    shared.state().associations += 1;
+    let open = Arc::clone(&shared);
+    let _open = Open::new(&open);
     let calling_ae = dicom_ul::association::Association::peer_ae_title(&association).trim().to_owned();
     Conversation { association, shared, calling_ae }.run().await
 }
@@ -287,6 +321,7 @@ impl Conversation {
                     return self.association.inner_stream().shutdown().await;
                 }
             };
+            self.shared.state().begun += 1;
             let begin = Instant::now();
             let (what, identifier, end) = match command.field {
                 CommandField::CEchoRq => {
