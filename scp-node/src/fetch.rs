@@ -498,6 +498,7 @@ impl<'a> Job<'a> {
             series_uid: session.series_uid.clone(),
             is_whole_series: in_series == missing.len(),
             instances: missing,
+            here: present.len(),
         };
         self.bring(inquiry, catalog, &wanted).await
     }

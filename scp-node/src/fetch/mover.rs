@@ -35,6 +35,8 @@ pub(super) struct Wanted {
     pub instances: Vec<Uid>,
     /// Whether they are all that the series has.
     pub is_whole_series: bool,
+    /// How many others of their session are on disk: the archive has reached us then.
+    pub here: usize,
 }
 
 /// Plans and images by series.
@@ -52,6 +54,7 @@ pub(super) fn wanted(plans: &[ListedPlan], images: &[ListedImage]) -> Vec<Wanted
             series_uid: series.clone(),
             instances,
             is_whole_series: false,
+            here: 0,
         })
         .collect()
 }
@@ -90,16 +93,18 @@ pub(super) async fn bring(
             missing.chunks(if refuses_lists { 1 } else { UIDS_PER_MOVE }).map(<[_]>::to_vec).collect()
         };
         for chunk in chunks {
-            let outcome =
-                match attempt_move(inquiry, catalog, settings, wanted, &chunk, whole, progress).await {
-                    // Something came before the connection was cut: the rest is asked for over a new one, once.
-                    Err(error) if attempt == 0 && is_cut(&error) && arrived_any(catalog, &chunk)? => {
-                        tracing::warn!(archive = %inquiry.archive().peer(), %error, "a move was cut off");
-                        wait_for(catalog, &chunk, &cancel).await?;
-                        continue;
-                    }
-                    outcome => outcome?,
-                };
+            let outcome = match attempt_move(inquiry, catalog, settings, wanted, &chunk, whole, progress)
+                .await
+            {
+                Ok(outcome) => outcome,
+                // Something came before the connection was cut: the rest is asked for over a new one, once.
+                Err(error) if attempt == 0 && is_cut(&error) && arrived_any(catalog, &chunk)? => {
+                    tracing::warn!(archive = %inquiry.archive().peer(), %error, "a move was cut off");
+                    wait_for(catalog, &chunk, &cancel).await?;
+                    continue;
+                }
+                Err(error) => return Err(broken_off(error, wanted, &absent(catalog, &wanted.instances)?)),
+            };
             if !outcome.is_clean() && vanishings < VANISHINGS_MAX && inbox.renew(settings, &cancel).await? {
                 (vanished, vanishings) = (true, vanishings + 1);
                 break;
@@ -135,7 +140,7 @@ pub(super) async fn bring(
     if missing.is_empty() {
         return Ok(total);
     }
-    Err(failure(inquiry, settings, worst, total, &missing))
+    Err(failure(inquiry, settings, &worst, wanted, &missing))
 }
 
 async fn attempt_move(
@@ -174,7 +179,9 @@ async fn attempt_move(
             progress(Step::Moving { done: total, total });
             Ok(outcome)
         }
-        Err(Error::Timeout { seconds, .. }) if catalog.present(chunk)?.is_empty() => {
+        Err(Error::Timeout { seconds, .. })
+            if wanted.here == 0 && !arrived_any(catalog, &wanted.instances)? =>
+        {
             Err(explain::move_silent(association.peer(), seconds, destination, settings.node.port))
         }
         Err(error) => Err(error),
@@ -186,8 +193,8 @@ fn is_cut(error: &Error) -> bool {
 }
 
 fn absent(catalog: &Catalog, instances: &[Uid]) -> Result<Vec<Uid>> {
-    let present = catalog.present(instances)?;
-    Ok(instances.iter().filter(|uid| !present.contains(*uid)).cloned().collect())
+    let here = catalog.present(instances)?;
+    Ok(instances.iter().filter(|uid| !here.contains(*uid)).cloned().collect())
 }
 
 fn arrived_any(catalog: &Catalog, instances: &[Uid]) -> Result<bool> {
@@ -211,32 +218,65 @@ async fn wait_for(catalog: &Catalog, instances: &[Uid], cancel: &CancellationTok
     Ok(())
 }
 
+/// What the archive's answers mean for those that are still missing.
 fn failure(
     inquiry: &Inquiry,
     settings: &Settings,
-    worst: MoveOutcome,
-    total: usize,
+    worst: &MoveOutcome,
+    wanted: &Wanted,
     missing: &[Uid],
 ) -> Error {
-    let peer = inquiry.archive().peer();
-    let arrived = total - missing.len();
-    if arrived == 0 && worst.status != Status::SUCCESS {
-        return explain::move_failed(&peer, &worst, 0, &settings.node.ae_title, settings.node.port);
+    let (peer, node) = (inquiry.archive().peer(), &settings.node);
+    let here = wanted.here + wanted.instances.len() - missing.len();
+    let refused = explain::move_failed(&peer, worst, here, &node.ae_title, node.port);
+    if here == 0 && worst.status != Status::SUCCESS {
+        return refused;
     }
-    let shown: Vec<&str> = missing.iter().take(UIDS_SHOWN).map(Uid::as_str).collect();
-    let more = if missing.len() > UIDS_SHOWN { ", …" } else { "" };
     let hint = if worst.is_clean() {
         format!(
             "the archive says that it delivered them: check that port {} of this machine is ours, that Aria's entry of {} names this machine, and our log for refused objects",
-            settings.node.port, settings.node.ae_title
+            node.port, node.ae_title
+        )
+    } else if missing.len() == wanted.instances.len() && worst.completed.unwrap_or(0) == 0 {
+        format!(
+            "{}; if other images do not come any more either, check the firewall for port {} of this machine",
+            refused.hint(),
+            node.port
         )
     } else {
-        explain::move_failed(&peer, &worst, arrived, &settings.node.ae_title, settings.node.port).hint()
+        refused.hint()
     };
+    incomplete(wanted, missing, None, hint)
+}
+
+/// The move could not be carried to its end: with something of the session here, what counts is what is missing.
+fn broken_off(error: Error, wanted: &Wanted, missing: &[Uid]) -> Error {
+    let is_about_us = matches!(error, Error::Timeout { .. }) || is_cut(&error);
+    let here = wanted.here + wanted.instances.len() - missing.len();
+    if here == 0 || missing.is_empty() || !is_about_us {
+        return error;
+    }
+    let hint = error.hint();
+    incomplete(wanted, missing, Some(&error), hint)
+}
+
+fn incomplete(
+    wanted: &Wanted,
+    missing: &[Uid],
+    cause: Option<&Error>,
+    hint: String,
+) -> Error {
+    let shown: Vec<&str> = missing.iter().take(UIDS_SHOWN).map(Uid::as_str).collect();
+    let more = match missing.len() - shown.len() {
+        0 => String::new(),
+        n => format!(" and {n} more"),
+    };
+    let cause = cause.map(|c| format!(": {c}")).unwrap_or_default();
     Error::Incomplete {
         what: format!(
-            "{} of {total} objects are missing ({}{more}), so nothing is handed out",
+            "{} of {} objects are missing ({}{more}), so nothing is handed out{cause}",
             missing.len(),
+            wanted.here + wanted.instances.len(),
             shown.join(", ")
         ),
         hint,
