@@ -12,6 +12,7 @@ mod inbox;
 mod lock;
 mod memory;
 mod mover;
+mod on_disk;
 mod refresh;
 
 use std::collections::HashSet;
@@ -33,6 +34,7 @@ pub use inbox::{has_guests, see_guests_out};
 use lock::{Kind, Turn};
 use memory::{Listing, Memory};
 pub use memory::{TABLES as MEMORY_TABLES, last_answered};
+use on_disk::on_disk;
 
 /// How often headers may be fetched before the choice must stand. Justification: once for plans, once for images, and
 /// once more when images name a plan that came between.
@@ -73,6 +75,8 @@ pub struct FetchedSession {
     /// The images that were asked for, in order of acquisition. The directory may hold others, such as the kV images
     /// of the same series.
     pub instances: Vec<Instance>,
+    /// SOP Instance UIDs of other images of the session that lie in its directory though the archive no longer lists them.
+    pub unlisted: Vec<String>,
 }
 
 /// What was handed out, and what it took.
@@ -374,10 +378,10 @@ impl<'a> Job<'a> {
                     return hand_out(
                         memory.catalog,
                         &patient_id,
+                        &listing,
                         sessions,
                         notices,
-                        self.moved,
-                        inquiry.queries(),
+                        (self.moved, inquiry.queries()),
                     );
                 }
             }
@@ -483,12 +487,12 @@ impl<'a> Job<'a> {
         listing: &Listing,
         session: &ChosenSession,
     ) -> Result<()> {
-        let present = catalog.present(session.images.iter().map(|i| &i.sop_instance_uid))?;
+        let here = on_disk(catalog, session.images.iter().map(|i| &i.sop_instance_uid))?;
         let missing: Vec<Uid> = session
             .images
             .iter()
             .map(|i| &i.sop_instance_uid)
-            .filter(|uid| !present.contains(*uid))
+            .filter(|uid| !here.contains(*uid))
             .cloned()
             .collect();
         let Some(first) = session.images.first().filter(|_| !missing.is_empty()) else { return Ok(()) };
@@ -498,7 +502,7 @@ impl<'a> Job<'a> {
             series_uid: session.series_uid.clone(),
             is_whole_series: in_series == missing.len(),
             instances: missing,
-            here: present.len(),
+            here: here.len(),
         };
         self.bring(inquiry, catalog, &wanted).await
     }
@@ -512,7 +516,11 @@ fn whole_already(catalog: &Catalog, listing: &Listing, request: &FetchRequest) -
     {
         return Ok(None);
     }
-    hand_out(catalog, &request.patient_id, sessions, notices, 0, 0).map(Some)
+    match hand_out(catalog, &request.patient_id, listing, sessions, notices, (0, 0)) {
+        // A file may have been removed.
+        Err(Error::Incomplete { .. }) => Ok(None),
+        handed_out => handed_out.map(Some),
+    }
 }
 
 fn is_there(listing: &Listing, sessions: &[ChosenSession]) -> bool {
@@ -560,22 +568,45 @@ fn untold(
     Ok(untold)
 }
 
-/// The sessions from the catalog, which must hold every image that was chosen.
+/// The sessions from the catalog, which must hold every image that was chosen, and its file.
+///
+/// # Arguments
+/// * `moved`, `queries` — what it took
 fn hand_out(
     catalog: &Catalog,
     patient_id: &str,
+    listing: &Listing,
     chosen: Vec<ChosenSession>,
-    notices: Vec<String>,
-    moved: usize,
-    queries: usize,
+    mut notices: Vec<String>,
+    (moved, queries): (usize, usize),
 ) -> Result<Fetched> {
     let plan = chosen.first().map(|c| (c.plan_uid.to_string(), c.plan_label.clone())).unwrap_or_default();
-    let sessions =
-        chosen.into_iter().map(|c| from_catalog(catalog, patient_id, &c)).collect::<Result<_>>()?;
+    let from_catalog = |c: &ChosenSession| from_catalog(catalog, patient_id, listing, c);
+    let sessions: Vec<FetchedSession> = chosen.iter().map(from_catalog).collect::<Result<_>>()?;
+    notices.extend(sessions.iter().filter(|s| !s.unlisted.is_empty()).map(unlisted));
     Ok(Fetched { sessions, plan_uid: plan.0, plan_label: plan.1, notices, moved, queries })
 }
 
-fn from_catalog(catalog: &Catalog, patient_id: &str, chosen: &ChosenSession) -> Result<FetchedSession> {
+/// The directory is not named: it holds the patient's ID, and notices are logged.
+fn unlisted(session: &FetchedSession) -> String {
+    format!(
+        "the directory also holds {} of the session that the archive no longer lists ({}): only the {} files that --json names are meant, as qatrack_ext takes them",
+        if session.unlisted.len() == 1 {
+            "an image".into()
+        } else {
+            format!("{} images", session.unlisted.len())
+        },
+        session.unlisted.join(", "),
+        session.instances.len()
+    )
+}
+
+fn from_catalog(
+    catalog: &Catalog,
+    patient_id: &str,
+    listing: &Listing,
+    chosen: &ChosenSession,
+) -> Result<FetchedSession> {
     let filter = SessionFilter {
         patient_id: Some(patient_id.to_owned()),
         plan_uid: Some(chosen.plan_uid.to_string()),
@@ -584,11 +615,28 @@ fn from_catalog(catalog: &Catalog, patient_id: &str, chosen: &ChosenSession) -> 
     };
     let wanted: HashSet<&str> = chosen.images.iter().map(|i| i.sop_instance_uid.as_str()).collect();
     for session in catalog.sessions(&filter)? {
-        let mut instances = catalog.instances(&session)?;
-        instances.retain(|i| wanted.contains(i.sop_instance_uid.as_str()));
-        if instances.len() == wanted.len() {
-            return Ok(FetchedSession { session, instances });
+        let all = catalog.instances(&session)?;
+        let is_wanted = |i: &Instance| wanted.contains(i.sop_instance_uid.as_str());
+        let (instances, others): (Vec<Instance>, Vec<Instance>) = all.into_iter().partition(is_wanted);
+        if instances.len() < wanted.len() {
+            continue;
         }
+        let there = |i: &&Instance| i.path.try_exists().unwrap_or(true);
+        let missing: Vec<String> =
+            instances.iter().filter(|i| !there(i)).map(|i| i.sop_instance_uid.clone()).collect();
+        if !missing.is_empty() {
+            return Err(Error::Incomplete {
+                what: format!("{} of {} files are gone from the disk", missing.len(), wanted.len()),
+                hint: "somebody removes files below images.root: try again, they are fetched anew".into(),
+                missing,
+            });
+        }
+        let is_listed =
+            |i: &Instance| listing.images.iter().any(|l| l.sop_instance_uid.as_str() == i.sop_instance_uid);
+        // Others of the session may be listed, such as its kV images; and a file that is gone does no harm.
+        let unlisted = others.iter().filter(|i| !is_listed(i) && there(i));
+        let unlisted = unlisted.map(|i| i.sop_instance_uid.clone()).collect();
+        return Ok(FetchedSession { session, instances, unlisted });
     }
     Err(Error::Incomplete {
         what:

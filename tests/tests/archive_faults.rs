@@ -12,7 +12,7 @@ use scp_node::demo::{
     AriaOptions, Faults, GeneratedPatient, Instance, PatientOptions, Rejection, SimulatedAria,
 };
 use scp_node::dimse::Status;
-use scp_node::fetch::{FetchRequest, Fetched, Step, fetch};
+use scp_node::fetch::{FetchRequest, Fetched, Step, fetch, kept};
 use scp_node::images::Catalog;
 use scp_node::names::{AeTitle, Uid};
 use scp_node::scu::Archive;
@@ -331,6 +331,49 @@ async fn what_a_cut_connection_left_is_asked_for_over_a_new_one_once_and_then_by
 
     let site = Site::start(Faults { drop_after_sub_operations: Some(0), ..Faults::default() }).await;
     assert_eq!(site.fails().await.kind(), "unreachable", "nothing came");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_archive_no_longer_lists_is_told_and_not_handed_out() {
+    let site = Site::start(Faults::default()).await;
+    site.fetch(&site.wish()).await.unwrap();
+    let gone = site.newest().into_iter().next().unwrap();
+    let mut left = site.patient.instances.clone();
+    left.retain(|i| i.sop_instance_uid() != gone);
+    site.aria.set_instances(left);
+    let fetched = site.fetch(&site.wish()).await.unwrap();
+    let within_freshness = kept(&FetchRequest { refresh: false, ..site.wish() }, &site.settings).unwrap();
+    for fetched in [fetched, within_freshness.unwrap()] {
+        let session = fetched.sessions.first().unwrap();
+        assert_eq!(session.instances.len(), 3);
+        assert_eq!(session.unlisted, std::slice::from_ref(&gone));
+        assert_eq!(tests::node::files_below(&session.session.directory, ".dcm").len(), 4);
+        let notice = fetched.notices.last().unwrap();
+        assert!(notice.contains("no longer lists") && notice.contains(&gone), "{notice}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_somebody_removed_is_moved_again() {
+    let site = Site::start(Faults::default()).await;
+    let fresh = FetchRequest { refresh: false, ..site.wish() };
+    let first = site.fetch(&fresh).await.unwrap();
+    let session = first.sessions.first().unwrap();
+    let removed = session.instances.first().unwrap();
+    std::fs::remove_file(&removed.path).unwrap();
+    assert_eq!(kept(&fresh, &site.settings).unwrap(), None, "not all of it is here");
+    site.aria.set_faults(Faults { fail_next: usize::MAX, ..Faults::default() });
+    let error = site.fetch(&fresh).await.unwrap_err();
+    contains(&error, &format!("1 of 4 objects are missing ({})", removed.sop_instance_uid), "log");
+    site.aria.set_faults(Faults::default());
+    let again = site.fetch(&fresh).await.unwrap();
+    assert_eq!((again.moved, &again.sessions), (1, &first.sessions));
+    assert!(removed.path.is_file());
+    assert_eq!(kept(&fresh, &site.settings).unwrap().unwrap().sessions, first.sessions);
+    // All of them: the directory is gone too.
+    std::fs::remove_dir_all(&session.session.directory).unwrap();
+    let again = site.fetch(&fresh).await.unwrap();
+    assert_eq!((again.moved, &again.sessions), (4, &first.sessions));
 }
 
 #[tokio::test(flavor = "multi_thread")]
