@@ -332,7 +332,6 @@ impl<'a> Job<'a> {
 
     async fn run(&mut self, memory: &mut Memory<'_>, inquiry: &mut Inquiry) -> Result<Fetched> {
         let patient_id = self.request.patient_id.clone();
-        let root = &self.settings.images.root;
         let mut just_asked = self.ask(memory, inquiry, self.request.refresh).await?;
         let (mut rounds, mut was_missed) = (0, false);
         loop {
@@ -361,7 +360,7 @@ impl<'a> Job<'a> {
                     remember_plans(memory.catalog, &patient_id, &listing.plans, &sessions)?;
                     let plan = sessions.first().map_or("", |s| s.plan_uid.as_str());
                     let turn = format!("move {} {patient_id} {plan}", inquiry.archive().peer());
-                    let _turn = Turn::wait(root, &turn, Kind::Exclusive, self.cancel).await?;
+                    let _turn = self.turn(inquiry, &turn).await?;
                     if let Err(error) = self.bring_sessions(memory, inquiry, &listing, &sessions).await {
                         // What did not come may have been deleted meanwhile.
                         self.listed.clear();
@@ -405,9 +404,9 @@ impl<'a> Job<'a> {
         Ok(true)
     }
 
-    async fn turn_to_ask(&self, inquiry: &Inquiry) -> Result<Turn> {
+    async fn turn_to_ask(&self, inquiry: &mut Inquiry) -> Result<Turn> {
         let turn = format!("ask {} {}", inquiry.archive().peer(), self.request.patient_id);
-        Turn::wait(&self.settings.images.root, &turn, Kind::Exclusive, self.cancel).await
+        self.turn(inquiry, &turn).await
     }
 
     /// Lists the series of these sessions anew, unless this job has listed them; whether they have changed.
@@ -429,6 +428,16 @@ impl<'a> Job<'a> {
         }
         let _turn = self.turn_to_ask(inquiry).await?;
         refresh::look_again(memory, inquiry, &self.request.patient_id, listing, &series).await
+    }
+
+    /// The turn of this name. Who has to wait keeps no association meanwhile: archives have few, and close idle ones.
+    async fn turn(&self, inquiry: &mut Inquiry, name: &str) -> Result<Turn> {
+        let root = &self.settings.images.root;
+        if let Some(turn) = Turn::take(root, name, Kind::Exclusive)? {
+            return Ok(turn);
+        }
+        inquiry.rest().await;
+        Turn::wait(root, name, Kind::Exclusive, self.cancel).await
     }
 
     /// Moves into the service, or a receiver of a fetch.

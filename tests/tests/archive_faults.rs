@@ -17,8 +17,11 @@ use scp_node::images::Catalog;
 use scp_node::names::{AeTitle, Uid};
 use scp_node::scu::Archive;
 use scp_node::settings::{ArchiveSettings, Settings};
-use tests::peers::free_port;
+use tests::peers::{free_port, until};
 use tokio_util::sync::CancellationToken;
+
+/// Longest wait for something that happens within a second on an idle machine.
+const LONG: Duration = Duration::from_secs(60);
 
 struct Site {
     aria: SimulatedAria,
@@ -374,6 +377,47 @@ async fn a_file_that_somebody_removed_is_moved_again() {
     std::fs::remove_dir_all(&session.session.directory).unwrap();
     let again = site.fetch(&fresh).await.unwrap();
     assert_eq!((again.moved, &again.sessions), (4, &first.sessions));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_archive_that_closes_idle_associations_is_connected_anew() {
+    let patience = Duration::from_millis(500);
+    let site = Site::start(Faults { closes_idle_after: Some(patience), ..Faults::default() }).await;
+    // A receiver that starts, or stops: the fetch waits for it, while its associations have nothing to do.
+    let lock = site.settings.images.root.join("_incoming/lock");
+    std::fs::create_dir_all(lock.parent().unwrap()).unwrap();
+    let receiver = std::fs::File::create(&lock).unwrap();
+    receiver.lock().unwrap();
+    let (wish, settings) = (site.wish(), site.settings.clone());
+    let waiting = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(fetch(&wish, &settings, &CancellationToken::new(), &mut |_| {}))
+    });
+    until("the archive was asked", LONG, || site.aria.begun() > 0);
+    until("the archive has closed its associations", LONG, || site.aria.open_associations() == 0);
+    drop(receiver);
+    assert_eq!(uids(&waiting.join().unwrap().unwrap()), site.newest());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_his_turn_keeps_no_association() {
+    let site = Site::start(Faults::default()).await;
+    let peer = Archive::new(site.settings.archives.first().unwrap(), &site.settings.node.ae_title).peer();
+    let turn = format!("move {peer} {} {}", site.patient.patient_id, site.patient.plans.first().unwrap().uid);
+    let locks = site.settings.images.root.join("_catalog/locks");
+    std::fs::create_dir_all(&locks).unwrap();
+    let lock = locks.join(format!("{}.lock", scp_node::images::layout::short_hash(&turn)));
+    let mover = std::fs::File::create(lock).unwrap();
+    mover.lock().unwrap();
+    let (wish, settings) = (site.wish(), site.settings.clone());
+    let waiting = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(fetch(&wish, &settings, &CancellationToken::new(), &mut |_| {}))
+    });
+    until("the archive was asked", LONG, || site.aria.begun() > 0);
+    until("the associations are released", LONG, || site.aria.open_associations() == 0);
+    drop(mover);
+    assert_eq!(uids(&waiting.join().unwrap().unwrap()), site.newest());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -13,6 +13,7 @@ use crate::dimse::status::Class;
 use crate::error::{Error, Result};
 use crate::images::Catalog;
 use crate::names::Uid;
+use crate::scu::archive::Pending;
 use crate::scu::{Inquiry, ListedImage, ListedPlan, MoveOutcome, explain, query};
 use crate::settings::Settings;
 
@@ -165,15 +166,16 @@ async fn attempt_move(
     let mut association = inquiry.association().await?;
     let mut seen = 0;
     // An archive that sends no pending responses is alive as long as objects arrive.
-    let is_alive = || {
+    let mut is_alive = || {
         let now = on_disk(catalog, chunk).map_or(0, |p| p.len());
         std::mem::replace(&mut seen, now) < now
     };
-    let moved = association
-        .move_to(destination, &query, &cancel, is_alive, |p| {
-            progress(Step::Moving { done: usize::from(p.done).min(total), total });
-        })
-        .await;
+    let mut pending = |p: Pending| progress(Step::Moving { done: usize::from(p.done).min(total), total });
+    let mut moved = association.move_to(destination, &query, &cancel, &mut is_alive, &mut pending).await;
+    if moved.as_ref().is_err_and(|error| association.ended_idle(error)) {
+        association = inquiry.archive().connect_or(&cancel).await?;
+        moved = association.move_to(destination, &query, &cancel, &mut is_alive, &mut pending).await;
+    }
     match moved {
         Ok(outcome) => {
             inquiry.give_back(association);

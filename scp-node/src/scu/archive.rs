@@ -19,7 +19,6 @@ const CANCEL_GRACE: Duration = Duration::from_secs(2);
 /// Most answers of one query. Justification: a patient with 100 000 images in one archive is no QA patient; stops an
 /// archive that answers for ever.
 const ANSWERS_MAX: usize = 1_000_000;
-
 /// An archive as the settings name it, asked under our AE title.
 #[derive(Debug, Clone)]
 pub struct Archive {
@@ -148,6 +147,15 @@ impl Archive {
     /// [`Error::Unreachable`], [`Error::Timeout`], or [`Error::PeerMisbehaved`] with the reason of a rejection.
     pub async fn connect(&self) -> Result<Association> {
         self.associate(&[STUDY_ROOT_FIND, STUDY_ROOT_MOVE]).await
+    }
+
+    /// [`Archive::connect`], unless the job is cancelled before.
+    pub(crate) async fn connect_or(&self, cancel: &CancellationToken) -> Result<Association> {
+        tokio::select! {
+            biased;
+            () = cancel.cancelled() => Err(Error::Cancelled),
+            connected = self.connect() => connected,
+        }
     }
 
     /// Says hello, and learns what the archive offers to us.

@@ -72,6 +72,8 @@ pub struct Association {
     pdu_length: u32,
     response_timeout: Duration,
     message_id: u16,
+    /// Something has come since the last request.
+    answered: bool,
     over: bool,
     /// What the archive says it is: implementation class UID and version name.
     pub implementation: (Option<String>, Option<String>),
@@ -89,6 +91,7 @@ impl Association {
             pdu_length: 0,
             response_timeout: proposal.response_timeout,
             message_id: 0,
+            answered: false,
             over: false,
             implementation: (None, None),
         };
@@ -178,7 +181,15 @@ impl Association {
         let context = context.ok_or_else(|| explain::no_context(&self.peer, service_name(class)))?;
         let data = identifier.map(Identifier::to_bytes).unwrap_or_default();
         let bytes = message::encode(context, command, &data, self.pdu_length);
+        self.answered = false;
         self.write(&bytes).await
+    }
+
+    /// Whether this error of the last request only says that the archive had ended the association before, while we did
+    /// not use it: then the same may be asked over a new one.
+    pub(crate) fn ended_idle(&self, error: &Error) -> bool {
+        let is_end = matches!(error, Error::Unreachable { .. } | Error::PeerMisbehaved { .. });
+        is_end && self.message_id > 1 && !self.answered
     }
 
     /// Receives one whole message. When the peer was silent for the response time, `is_alive` says whether to wait on.
@@ -200,7 +211,10 @@ impl Association {
                 Err(_) => return Err(explain::response_timeout(&self.peer, what, limit.as_secs_f64())),
             };
             let values = match pdu {
-                Pdu::PData { data } => data,
+                Pdu::PData { data } => {
+                    self.answered = true;
+                    data
+                }
                 Pdu::AbortRQ { source } => {
                     self.over = true;
                     return Err(explain::aborted(

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::archive::Answer;
 use super::query::{self, Scope};
-use super::{Archive, Association, ListedImage, ListedPlan, ListedSeries};
+use super::{Archive, Association, FindOutcome, ListedImage, ListedPlan, ListedSeries};
 use crate::dimse::Identifier;
 use crate::dimse::status::Class;
 use crate::error::{Error, Result};
@@ -68,11 +68,7 @@ impl Inquiry {
     pub async fn association(&mut self) -> Result<Association> {
         match self.idle.pop() {
             Some(association) => Ok(association),
-            None => tokio::select! {
-                biased;
-                () = self.cancel.cancelled() => Err(Error::Cancelled),
-                established = self.archive.connect() => established,
-            },
+            None => self.archive.connect_or(&self.cancel).await,
         }
     }
 
@@ -82,9 +78,14 @@ impl Inquiry {
     }
 
     /// Releases all associations, in order.
-    pub async fn close(self) {
+    pub async fn close(mut self) {
+        self.rest().await;
+    }
+
+    /// Releases the associations that are not in use; the next question makes new ones.
+    pub async fn rest(&mut self) {
         let mut closing = JoinSet::new();
-        for association in self.idle {
+        for association in self.idle.drain(..) {
             closing.spawn(association.release());
         }
         while closing.join_next().await.is_some() {}
@@ -98,7 +99,8 @@ impl Inquiry {
         if self.strategy != Strategy::Hierarchical {
             let mut association = self.association().await?;
             self.queries += 1;
-            let outcome = association.find(&query::series(patient_id, Scope::Patient), &self.cancel).await?;
+            let query = query::series(patient_id, Scope::Patient);
+            let outcome = find(&mut association, &self.archive, &query, &self.cancel).await?;
             self.give_back(association);
             let (status, is_set) = (outcome.status, self.is_set_to(Strategy::Relational));
             if is_set || status.class() != Class::Failure {
@@ -211,7 +213,7 @@ impl Inquiry {
     async fn find_relational(&mut self, query: Identifier) -> Result<Option<Vec<Answer>>> {
         let mut association = self.association().await?;
         self.queries += 1;
-        let outcome = association.find(&query, &self.cancel).await?;
+        let outcome = find(&mut association, &self.archive, &query, &self.cancel).await?;
         let peer = association.peer().clone();
         self.give_back(association);
         let refused = outcome.status.class() == Class::Failure;
@@ -263,6 +265,22 @@ impl Inquiry {
     }
 }
 
+/// One C-FIND; over a new association when the archive had ended this one while it was idle, as many do after 30 s.
+async fn find(
+    association: &mut Association,
+    archive: &Archive,
+    query: &Identifier,
+    cancel: &CancellationToken,
+) -> Result<FindOutcome> {
+    match association.find(query, cancel).await {
+        Err(error) if association.ended_idle(&error) => {
+            *association = archive.connect_or(cancel).await?;
+            association.find(query, cancel).await
+        }
+        found => found,
+    }
+}
+
 /// The first of each: pynetdicom's archive answers at SERIES level once for every instance.
 fn distinct<T>(items: Vec<T>, uid: impl Fn(&T) -> &Uid) -> Vec<T> {
     let mut seen = HashSet::new();
@@ -282,24 +300,18 @@ async fn work(
 ) -> Result<(Option<Association>, Answered)> {
     let mut association = match idle {
         Some(association) => association,
-        None => {
-            let connected = tokio::select! {
-                biased;
-                () = cancel.cancelled() => return Err(Error::Cancelled),
-                connected = archive.connect() => connected,
-            };
-            match connected {
-                Ok(association) => association,
-                Err(_) if is_helper => return Ok((None, Vec::new())),
-                Err(error) => return Err(error),
-            }
-        }
+        None => match archive.connect_or(&cancel).await {
+            Ok(association) => association,
+            Err(error @ Error::Cancelled) => return Err(error),
+            Err(_) if is_helper => return Ok((None, Vec::new())),
+            Err(error) => return Err(error),
+        },
     };
     let mut answered = Vec::new();
     loop {
         let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
         let Some((at, query)) = next else { return Ok((Some(association), answered)) };
-        let outcome = association.find(&query, &cancel).await?;
+        let outcome = find(&mut association, &archive, &query, &cancel).await?;
         answered.push((at, outcome.into_answers(association.peer())?));
     }
 }
