@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
 
+use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -188,4 +189,30 @@ async fn a_guest_process_gets_all_however_its_host_ends() {
         let directory = PathBuf::from(guest.1.trim());
         assert_eq!(tests::node::files_below(&directory, ".dcm").len(), 4, "{ending}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_service_waits_for_a_fetch_that_hosts_the_receiver_and_hears_a_stop_meanwhile() {
+    let site = Site::start(slow()).await;
+    let host = site.host(&["fetch", "--patient", "QA_TB_WL", "--plan", "WL_6FFF", "--all-dates"]);
+    let log = |name: &str| std::fs::File::create(site.directory.path().join(name)).unwrap();
+    let waits = |name: &str| {
+        let text = std::fs::read_to_string(site.directory.path().join(name)).unwrap();
+        text.contains("waiting for a fetch that hosts the receiver")
+    };
+    let mut stopped = site.command(&["serve"]).stderr(log("stopped")).spawn().unwrap();
+    let mut service = site.command(&["serve"]).stderr(log("service")).spawn().unwrap();
+    until("both services wait", LONG, || waits("stopped") && waits("service"));
+    signal(&stopped, "TERM");
+    assert_eq!(stopped.wait().unwrap().code(), Some(0));
+    let mut line = String::new();
+    BufReader::new(service.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let fetched = texts(host.wait_with_output().unwrap());
+    assert_eq!((fetched.0, fetched.1.lines().count()), (Some(0), 3), "{fetched:?}");
+    assert!(line.contains("receives on"), "{line}");
+    // Another service is no fetch: that is told at once.
+    let second = texts(site.command(&["serve"]).output().unwrap());
+    assert!(second.0 == Some(1) && second.2.contains("another receiver files into"), "{second:?}");
+    signal(&service, "TERM");
+    assert_eq!(service.wait().unwrap().code(), Some(0));
 }

@@ -8,9 +8,9 @@ use tokio_util::task::TaskTracker;
 
 use super::{Context, logging};
 use crate::error::{Error, Result};
-use crate::images::{Catalog, Store};
+use crate::images::Catalog;
 use crate::scu::resolver;
-use crate::{hooks, icom, scp, trf, web};
+use crate::{fetch, hooks, icom, scp, trf, web};
 
 /// Runs the service: receives what the archive and others send, until Ctrl-C or a stop from the system.
 ///
@@ -32,8 +32,17 @@ pub(super) fn run(_args: &Args, context: &Context) -> Result<ExitCode> {
 async fn serve(context: &Context) -> Result<()> {
     let stop_asked = stopped();
     let settings = context.settings();
-    let limits = &settings.node.limits;
-    let store = Store::open(&settings.images, &settings.node.access.patients, limits.object_bytes)?;
+    let shutdown = CancellationToken::new();
+    let stop = shutdown.clone();
+    tokio::spawn(async move {
+        stop_asked.await;
+        tracing::info!("stopping");
+        stop.cancel();
+    });
+    let store = match fetch::store_for_service(settings, &shutdown).await {
+        Err(Error::Cancelled) => return Ok(()),
+        store => store?,
+    };
     let listener = scp::bind(&settings.node).await?;
     let board = web::Board::default();
     let address =
@@ -51,13 +60,6 @@ async fn serve(context: &Context) -> Result<()> {
     context.printer.json(&serde_json::json!({
         "ae_title": ae_title, "address": address, "root": settings.images.root, "web": page
     }));
-    let shutdown = CancellationToken::new();
-    let stop = shutdown.clone();
-    tokio::spawn(async move {
-        stop_asked.await;
-        tracing::info!("stopping");
-        stop.cancel();
-    });
     let store = Arc::new(store);
     let tasks = TaskTracker::new();
     // Ended after the receiver, so that it hears of every image that arrived.

@@ -22,6 +22,11 @@ use crate::settings::Settings;
 
 /// The lock's name: a receiver that another fetch hosts is in use.
 const IN_USE: &str = "inbox";
+/// The lock's name: a fetch hosts the receiver, or looks whether it can. Held from before the store's own lock until after it.
+const HOSTING: &str = "hosting";
+/// How long the service waits for a fetch that hosts the receiver. Justification: longer than any fetch that somebody
+/// waits for, and than [`LINGER`]; afterwards the system's own way of starting a service again is the better one.
+const SERVICE_WAIT: Duration = Duration::from_secs(600);
 /// How long a receiver may take from its lock on the directory to listening, and from closing to letting go.
 const START_GRACE: Duration = Duration::from_secs(10);
 /// Pause between two tries.
@@ -73,11 +78,8 @@ impl Inbox {
         let root = &settings.images.root;
         let start = Instant::now();
         loop {
-            match open_store(settings) {
-                Ok(store) => return Ok(Self::Hosted(Host::start(settings, store, cancel).await?)),
-                // Another receiver has the directory.
-                Err(Error::Misuse { .. }) => {}
-                Err(error) => return Err(error),
+            if let Some((store, hosting)) = free_store(settings)? {
+                return Ok(Self::Hosted(Host::start(settings, store, hosting, cancel).await?));
             }
             // Held from before the knock: a host that answers it will not leave before we are done.
             if let Some(in_use) = Turn::take(root, IN_USE, Kind::Shared)?
@@ -128,12 +130,62 @@ impl Inbox {
     }
 }
 
+/// The store for a fetch that hosts; `None` when another receiver has the directory.
+fn free_store(settings: &Settings) -> Result<Option<(Store, Turn)>> {
+    let Some(hosting) = Turn::take(&settings.images.root, HOSTING, Kind::Exclusive)? else { return Ok(None) };
+    match open_store(settings) {
+        Ok(store) => Ok(Some((store, hosting))),
+        Err(Error::Misuse { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The store for the service, which may start at any time: a fetch that hosts the receiver is waited for.
+///
+/// # Errors
+/// [`Error::Misuse`] when another service has this root, or a fetch does not come to its end; [`Error::Cancelled`] after
+/// a `stop`; [`Error::Io`], [`Error::Catalog`].
+pub(crate) async fn store_for_service(settings: &Settings, stop: &CancellationToken) -> Result<Store> {
+    let root = &settings.images.root;
+    let start = Instant::now();
+    let mut is_told = false;
+    loop {
+        // With this turn no fetch hosts: whoever has the directory nevertheless is another service.
+        if let Some(_hosting) = Turn::take(root, HOSTING, Kind::Exclusive)? {
+            return open_store(settings);
+        }
+        if !is_told {
+            is_told = true;
+            tracing::info!(root = %root.display(), "waiting for a fetch that hosts the receiver");
+        }
+        if start.elapsed() > SERVICE_WAIT {
+            return Err(Error::Misuse {
+                what: format!(
+                    "a fetch has hosted the receiver of {} for {} s",
+                    root.display(),
+                    SERVICE_WAIT.as_secs()
+                ),
+                hint: "end the `scp-node fetch` that hangs, then start the service again".into(),
+            });
+        }
+        tokio::select! {
+            () = stop.cancelled() => return Err(Error::Cancelled),
+            () = tokio::time::sleep(RETRY) => {}
+        }
+    }
+}
+
 fn open_store(settings: &Settings) -> Result<Store> {
     Store::open(&settings.images, &settings.node.access.patients, settings.node.limits.object_bytes)
 }
 
 impl Host {
-    async fn start(settings: &Settings, store: Store, cancel: &CancellationToken) -> Result<Self> {
+    async fn start(
+        settings: &Settings,
+        store: Store,
+        hosting: Turn,
+        cancel: &CancellationToken,
+    ) -> Result<Self> {
         let done = CancellationToken::new();
         let host = Self {
             done: done.clone().drop_guard(),
@@ -145,6 +197,7 @@ impl Host {
         let receiver = Receiver {
             settings: settings.clone(),
             store: Arc::new(store),
+            hosting,
             done,
             hurry: host.hurry.clone(),
             lingers: host.lingers.clone(),
@@ -180,6 +233,7 @@ impl Host {
 struct Receiver {
     settings: Settings,
     store: Arc<Store>,
+    hosting: Turn,
     done: CancellationToken,
     hurry: CancellationToken,
     lingers: CancellationToken,
@@ -221,6 +275,7 @@ impl Receiver {
         }
         self.store.close();
         drop(self.store);
+        drop(self.hosting);
         // Now others may find the directory free.
         drop(unused);
     }
