@@ -33,6 +33,8 @@ pub enum Error {
         what: String,
         /// What to check there.
         hint: String,
+        /// What it said in its own words, which may be anything: for the user's eyes, in no line of the log.
+        comment: Option<String>,
     },
     /// A peer that cannot be reached or fell silent.
     #[error("{peer}: {what}")]
@@ -53,6 +55,8 @@ pub enum Error {
         hint: String,
         /// SOP Instance UIDs that were listed but did not arrive.
         missing: Vec<String>,
+        /// What the archive said about it in its own words, as in [`Error::PeerMisbehaved`].
+        comment: Option<String>,
     },
     /// Nothing matches what was asked for.
     #[error("{what}")]
@@ -180,6 +184,14 @@ impl Error {
             Self::Settings { .. } => "`scp-node config check` explains every setting".into(),
             Self::Trf(error) => error.hint().into(),
             Self::Unsupported { .. } | Self::Cancelled => String::new(),
+        }
+    }
+
+    /// What the peer said in its own words: foreign text, which no log may hold.
+    pub fn comment(&self) -> Option<&str> {
+        match self {
+            Self::PeerMisbehaved { comment, .. } | Self::Incomplete { comment, .. } => comment.as_deref(),
+            _ => None,
         }
     }
 

@@ -343,6 +343,7 @@ impl<'a> Job<'a> {
                         what: "the archive's objects do not tell what is needed to choose among them".into(),
                         hint: "look into the log for objects that were refused".into(),
                         missing: Vec::new(),
+                        comment: None,
                     });
                 }
                 Choice::Headers { plans, images } => {
@@ -639,6 +640,7 @@ fn from_catalog(
                 what: format!("{} of {} files are gone from the disk", missing.len(), wanted.len()),
                 hint: "somebody removes files below images.root: try again, they are fetched anew".into(),
                 missing,
+                comment: None,
             });
         }
         let is_listed =
@@ -656,5 +658,6 @@ fn from_catalog(
             "run `scp-node reindex`; if it stays so, the archive changed the images after they were fetched"
                 .into(),
         missing: Vec::new(),
+        comment: None,
     })
 }

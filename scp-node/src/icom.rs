@@ -67,7 +67,9 @@ impl From<icom_core::Error> for Error {
             icom_core::Error::Malformed { section, offset, expected, found } => {
                 Self::Malformed { section, offset: Some(offset), expected: expected.to_owned(), found }
             }
-            icom_core::Error::PeerMisbehaved { peer, what } => Self::PeerMisbehaved { peer, what, hint },
+            icom_core::Error::PeerMisbehaved { peer, what } => {
+                Self::PeerMisbehaved { peer, what, hint, comment: None }
+            }
             icom_core::Error::Unsupported { what } => Self::Unsupported { what },
             icom_core::Error::Io { path, source } => Self::Io { path, source },
             icom_core::Error::Index { path, source } => Self::Io { path, source: index_fault(source) },

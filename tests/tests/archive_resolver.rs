@@ -5,8 +5,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use dicom_dictionary_std::tags;
+use scp_node::demo::{AriaOptions, Faults, GeneratedPatient, PatientOptions, SimulatedAria};
+use scp_node::dimse::Status;
+use scp_node::fetch::{FetchRequest, fetch};
 use scp_node::images::{Catalog, SessionFilter, Store};
-use scp_node::names::AeTitle;
+use scp_node::names::{AeTitle, Uid};
 use scp_node::scp;
 use scp_node::scu::resolver;
 use scp_node::settings::{ArchiveSettings, Settings};
@@ -68,4 +72,51 @@ async fn orthanc_tells_the_label() {
 #[tokio::test(flavor = "multi_thread")]
 async fn qrscp_which_tells_no_labels_is_asked_for_the_plan() {
     an_image_is_filed_under_its_label_once_the_archive_told_it(PeerArchive::qrscp).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_archive_that_has_the_plan_but_cannot_send_it_does_not_keep_the_next_from_being_asked() {
+    let port = free_port();
+    let patient = GeneratedPatient::winston_lutz(&PatientOptions::small());
+    let plan = Uid::new(&patient.plans.first().unwrap().uid).unwrap();
+    let start = async |faults| {
+        let node = ([127, 0, 0, 1], port).into();
+        let options = AriaOptions::new(patient.instances.clone(), "SCP_NODE", node).unwrap();
+        let aria = SimulatedAria::start(options).await.unwrap();
+        aria.set_faults(faults);
+        aria
+    };
+    let unlabelled = Faults { missing_keys: vec![tags::RT_PLAN_LABEL], ..Faults::default() };
+    let (first, second) = (start(unlabelled.clone()).await, start(Faults::default()).await);
+    let directory = tempfile::tempdir().unwrap();
+    let mut settings = Settings::default();
+    settings.node.bind = "127.0.0.1".parse().unwrap();
+    settings.node.port = port;
+    settings.images.root = directory.path().join("images");
+    for (name, aria) in [("first", &first), ("second", &second)] {
+        let asked = ArchiveSettings::new(name, aria.ae_title().clone(), "127.0.0.1", aria.address().port());
+        settings.archives.push(asked);
+    }
+    let by_uid = FetchRequest {
+        patient_id: patient.patient_id.clone(),
+        plan_uid: Some(plan.clone()),
+        ..FetchRequest::default()
+    };
+    fetch(&by_uid, &settings, &CancellationToken::new(), &mut |_| {}).await.unwrap();
+    let label =
+        || Catalog::open_readonly(&settings.images.root).unwrap().plan(&plan).unwrap().map(|p| p.label);
+    assert_eq!(label(), None);
+    first.set_faults(Faults { move_status: Some(Status(0xC000)), ..unlabelled });
+    let store = Store::open(&settings.images, &["*".to_owned()], 1 << 30).unwrap();
+    let shutdown = CancellationToken::new();
+    let resolver = tokio::spawn(resolver::run(settings.clone(), store.subscribe(), shutdown.clone()));
+    // Its first attempt, after a second; the second one would come ten seconds later.
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(9);
+    while label().is_none() {
+        assert!(tokio::time::Instant::now() < deadline, "the second archive was not asked");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(label().as_deref(), Some("WL_10MV"));
+    shutdown.cancel();
+    resolver.await.unwrap();
 }

@@ -49,10 +49,18 @@ impl Printer {
 
     /// An error: one line, its hint on the next; with `--json` an object on stdout as well.
     pub fn error(self, error: &Error) {
-        self.json(
-            &serde_json::json!({"error": error.to_string(), "kind": error.kind(), "hint": error.hint()}),
-        );
+        let mut object =
+            serde_json::json!({"error": error.to_string(), "kind": error.kind(), "hint": error.hint()});
+        if let Some(object) = object.as_object_mut() {
+            if let Some(comment) = error.comment() {
+                object.insert("comment".into(), comment.into());
+            }
+        }
+        self.json(&object);
         self.note(format!("error: {error}"));
+        if let Some(comment) = error.comment() {
+            self.note(format!("the archive remarks: {}", comment.escape_debug()));
+        }
         let hint = error.hint();
         if !hint.is_empty() {
             self.note(format!("hint: {hint}"));

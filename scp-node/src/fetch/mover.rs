@@ -101,7 +101,7 @@ pub(super) async fn bring(
                 Ok(outcome) => outcome,
                 // Something came before the connection was cut: the rest is asked for over a new one, once.
                 Err(error) if attempt == 0 && is_cut(&error) && arrived_any(catalog, &chunk)? => {
-                    tracing::warn!(archive = %inquiry.archive().peer(), %error, "a move was cut off");
+                    tracing::warn!(archive = %inquiry.archive().peer(), kind = error.kind(), "a move was cut off");
                     wait_for(catalog, &chunk, &cancel).await?;
                     continue;
                 }
@@ -249,7 +249,7 @@ fn failure(
     } else {
         refused.hint()
     };
-    incomplete(wanted, missing, None, hint)
+    incomplete(wanted, missing, None, hint, refused.comment())
 }
 
 /// The move could not be carried to its end: with something of the session here, what counts is what is missing.
@@ -260,7 +260,7 @@ fn broken_off(error: Error, wanted: &Wanted, missing: &[Uid]) -> Error {
         return error;
     }
     let hint = error.hint();
-    incomplete(wanted, missing, Some(&error), hint)
+    incomplete(wanted, missing, Some(&error), hint, error.comment())
 }
 
 fn incomplete(
@@ -268,6 +268,7 @@ fn incomplete(
     missing: &[Uid],
     cause: Option<&Error>,
     hint: String,
+    comment: Option<&str>,
 ) -> Error {
     let shown: Vec<&str> = missing.iter().take(UIDS_SHOWN).map(Uid::as_str).collect();
     let more = match missing.len() - shown.len() {
@@ -284,5 +285,6 @@ fn incomplete(
         ),
         hint,
         missing: missing.iter().map(Uid::to_string).collect(),
+        comment: comment.map(ToOwned::to_owned),
     }
 }

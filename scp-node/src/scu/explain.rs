@@ -194,7 +194,7 @@ pub fn find_failed(peer: &Peer, status: Status, comment: Option<&str>) -> Error 
         ),
         _ => ("the query failed", "look into the archive's log"),
     };
-    misbehaved(peer, format!("{what} (C-FIND status {status}{})", remark(comment)), hint)
+    remarked(misbehaved(peer, format!("{what} (C-FIND status {status})"), hint), comment)
 }
 
 /// A C-MOVE that is never answered, while nothing arrives.
@@ -244,15 +244,20 @@ pub fn move_failed(
             "look into the archive's log and ours for the reason; plans with an empty Beam Sequence cannot be exported from Aria".into(),
         ),
     };
-    misbehaved(peer, format!("{what} (C-MOVE status {status}{})", remark(outcome.comment.as_deref())), &hint)
+    let error = misbehaved(peer, format!("{what} (C-MOVE status {status})"), &hint);
+    remarked(error, outcome.comment.as_deref())
 }
 
-fn remark(comment: Option<&str>) -> String {
-    comment.map(|c| format!(": {}", c.escape_debug())).unwrap_or_default()
+/// The archive's own words go beside the sentence, not into it: sentences are logged.
+fn remarked(mut error: Error, remark: Option<&str>) -> Error {
+    if let Error::PeerMisbehaved { comment, .. } = &mut error {
+        *comment = remark.map(ToOwned::to_owned);
+    }
+    error
 }
 
 fn misbehaved(peer: &Peer, what: String, hint: &str) -> Error {
-    Error::PeerMisbehaved { peer: peer.to_string(), what, hint: hint.to_owned() }
+    Error::PeerMisbehaved { peer: peer.to_string(), what, hint: hint.to_owned(), comment: None }
 }
 
 #[cfg(test)]
@@ -304,6 +309,10 @@ mod tests {
         assert!(error(0xA702, 0).hint().contains("firewall"));
         assert!(error(0xC000, 0).hint().contains("trusted") && error(0xC000, 0).hint().contains("firewall"));
         assert!(error(0xB000, 3).hint().contains("log"));
+        let remarked = MoveOutcome { comment: Some("DOE^JANE".into()), ..outcome(0xC000) };
+        let remarked = move_failed(&peer(), &remarked, 0, &node, 11112);
+        assert_eq!(remarked.comment(), Some("DOE^JANE"));
+        assert!(!format!("{remarked} {}", remarked.hint()).contains("DOE"), "{remarked}");
         let all: std::collections::BTreeSet<_> =
             [0xA801, 0xA701, 0xA702, 0xA900, 0x0124, 0xFE00, 0xC000].map(|s| error(s, 0).to_string()).into();
         assert_eq!(all.len(), 7);

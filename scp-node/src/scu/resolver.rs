@@ -134,7 +134,11 @@ async fn resolve(
                     Catalog::open(&settings.images.root)?.remember_plan(&record)?;
                     return Ok(true);
                 }
-                None => have_sent(&archive, &plan, settings, cancel).await?,
+                None => match have_sent(&archive, &plan, settings, cancel).await {
+                    Ok(()) => {}
+                    Err(Error::Cancelled) => return Err(Error::Cancelled),
+                    Err(error) => first_error = first_error.or(Some(error)),
+                },
             },
             Ok(None) => {}
             Err(Error::Cancelled) => return Err(Error::Cancelled),

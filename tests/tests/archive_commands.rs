@@ -1,0 +1,103 @@
+//! `echo`, `find`, `fetch` and the log as a user meets them, beyond what `archive_cli` shows: options, stops, errors.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
+
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use dicom_dictionary_std::tags;
+use scp_node::demo::{AriaOptions, Faults, GeneratedPatient, PatientOptions, SimulatedAria};
+use scp_node::dimse::Status;
+use tests::node::node_binary;
+use tests::peers::{free_port, until};
+
+/// Longest wait for something that happens within a second on an idle machine.
+const LONG: Duration = Duration::from_secs(60);
+
+struct Site {
+    aria: SimulatedAria,
+    patient: GeneratedPatient,
+    config: PathBuf,
+    directory: tempfile::TempDir,
+}
+
+impl Site {
+    async fn start(options: PatientOptions, faults: Faults) -> Self {
+        let port = free_port();
+        let patient = GeneratedPatient::winston_lutz(&options);
+        let node = ([127, 0, 0, 1], port).into();
+        let options = AriaOptions::new(patient.instances.clone(), "SCP_NODE", node).unwrap();
+        let aria = SimulatedAria::start(options).await.unwrap();
+        aria.set_faults(faults);
+        let directory = tempfile::tempdir().unwrap();
+        let config = directory.path().join("config.toml");
+        let text = format!(
+            "[node]\nbind = '127.0.0.1'\nport = {port}\n[images]\nroot = '{}'\nkeep_free_bytes = 0\n[web]\nbind = ''\n\
+             [[archive]]\nname = 'aria'\nae_title = 'ARIA_DB'\nhost = '127.0.0.1'\nport = {}\n\
+             connect_timeout_s = 50.0\nresponse_timeout_s = 50.0\n",
+            directory.path().join("images").display(),
+            aria.address().port()
+        );
+        std::fs::write(&config, text).unwrap();
+        Self { aria, patient, config, directory }
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(node_binary());
+        command.arg("--config").arg(&self.config).args(args);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> (Option<i32>, String, String) {
+        texts(self.command(args).output().unwrap())
+    }
+
+    fn fetch(&self, more: &[&str]) -> (Option<i32>, String, String) {
+        self.run(&[&["fetch", "--patient", "QA_TB_WL", "--plan", "WL_10MV"], more].concat())
+    }
+}
+
+fn texts(output: Output) -> (Option<i32>, String, String) {
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+fn json(text: &str) -> serde_json::Value {
+    serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {text}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_archive_remarks_is_told_to_the_user_and_not_to_the_log() {
+    let site = Site::start(PatientOptions::small(), Faults::default()).await;
+    // Without a label the images are unresolved, and the service asks again.
+    let unlabelled = Faults { missing_keys: vec![tags::RT_PLAN_LABEL], ..Faults::default() };
+    site.aria.set_faults(unlabelled.clone());
+    let plan = &site.patient.plans.get(1).unwrap().uid;
+    let (code, _, err) = site.run(&["fetch", "--patient", "QA_TB_WL", "--plan-uid", plan]);
+    assert_eq!(code, Some(0), "{err}");
+    let remark = Some("PATIENT^NAME".to_owned());
+    let faults = Faults { move_status: Some(Status(0xC000)), comment: remark, ..unlabelled };
+    site.aria.set_faults(faults.clone());
+    let log = site.directory.path().join("log");
+    let mut service = site.command(&["--set", "log.level=trace", "serve"]);
+    let mut service =
+        service.stdout(Stdio::null()).stderr(std::fs::File::create(&log).unwrap()).spawn().unwrap();
+    let text = || std::fs::read_to_string(&log).unwrap();
+    until("the service has asked in vain", LONG, || text().contains("could not be asked for"));
+    let (code, out, err) = site.fetch(&["--json"]);
+    assert_eq!((code, json(&out)["comment"].as_str()), (Some(1), Some("PATIENT^NAME")), "{out}{err}");
+    assert!(err.contains("the archive remarks: PATIENT^NAME"), "{err}");
+    let (_, _, err) =
+        site.run(&["--set", "log.level=trace", "fetch", "--patient", "QA_TB_WL", "--plan", "WL_10MV"]);
+    let (told, logged): (Vec<_>, Vec<_>) = err.lines().partition(|l| l.starts_with("the archive remarks: "));
+    assert_eq!(told.len(), 1, "{err}");
+    assert!(!logged.is_empty() && !logged.join("\n").contains("PATIENT^NAME"), "{err}");
+    site.aria.set_faults(Faults { find_status: Some(Status(0xC001)), ..faults });
+    let (code, out, err) = site.fetch(&["--json", "--refresh"]);
+    assert_eq!((code, json(&out)["comment"].as_str()), (Some(1), Some("PATIENT^NAME")), "{out}{err}");
+    service.kill().unwrap();
+    service.wait().unwrap();
+    assert!(text().contains("status") && !text().contains("PATIENT^NAME"), "{}", text());
+}
