@@ -421,6 +421,13 @@ async fn who_waits_for_his_turn_keeps_no_association() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_archive_that_answers_without_end_is_stopped_by_bytes() {
+    let site = Site::start(Faults { answers_without_end: Some(900_000), ..Faults::default() }).await;
+    let error = site.fails().await;
+    assert!(matches!(error, Error::Limit { what: "the bytes of an archive's answers", .. }), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn time_limit_and_cancellation_end_a_fetch_at_once() {
     let site = Site::start(Faults { stall_after_sub_operations: Some(1), ..Faults::default() }).await;
     let mut settings = site.settings.clone();

@@ -17,8 +17,12 @@ use crate::settings::ArchiveSettings;
 /// How long a cancelled operation may take to say so. Justification: an archive checks for C-CANCEL between two answers.
 const CANCEL_GRACE: Duration = Duration::from_secs(2);
 /// Most answers of one query. Justification: a patient with 100 000 images in one archive is no QA patient; stops an
-/// archive that answers for ever.
-const ANSWERS_MAX: usize = 1_000_000;
+/// archive that answers for ever. Each costs about 1 KB here, however short it is.
+const ANSWERS_MAX: usize = 200_000;
+/// Most bytes of all answers of one query. Justification: an answer about an image has some 600 bytes, so that this is
+/// the length of more answers than are taken; stops an archive that fills its answers.
+const ANSWERS_BYTES_MAX: usize = 128 << 20;
+
 /// An archive as the settings name it, asked under our AE title.
 #[derive(Debug, Clone)]
 pub struct Archive {
@@ -199,6 +203,7 @@ impl Association {
             Command { has_data_set: true, ..Command::request(CommandField::CFindRq, id, STUDY_ROOT_FIND) };
         self.send(&request, Some(query)).await?;
         let mut answers = Vec::new();
+        let mut bytes = 0;
         loop {
             let (response, data) =
                 self.response(CommandField::CFindRsp, id, STUDY_ROOT_FIND, cancel, || false).await?;
@@ -211,6 +216,14 @@ impl Association {
                     what: "the number of an archive's answers",
                     limit: ANSWERS_MAX as u64,
                     found: answers.len() as u64 + 1,
+                });
+            }
+            bytes += data.len();
+            if bytes > ANSWERS_BYTES_MAX {
+                return Err(Error::Limit {
+                    what: "the bytes of an archive's answers",
+                    limit: ANSWERS_BYTES_MAX as u64,
+                    found: bytes as u64,
                 });
             }
             let mut walker = Walker::new(Syntax::from_uid("1.2.840.10008.1.2"), listing::wanted);
