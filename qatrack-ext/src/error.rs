@@ -16,6 +16,7 @@ pub struct Failure {
     hint: Option<String>,
     offset: Option<u64>,
     path: Option<PathBuf>,
+    missing: Vec<String>,
 }
 
 impl Failure {
@@ -23,7 +24,7 @@ impl Failure {
     ///
     /// `kind` is one of the words in `qatrack_ext._errors`, which maps each to a class.
     pub fn new(kind: &'static str, message: impl ToString) -> Self {
-        Self { kind, message: message.to_string(), hint: None, offset: None, path: None }
+        Self { kind, message: message.to_string(), hint: None, offset: None, path: None, missing: Vec::new() }
     }
 
     /// Adds the remedy.
@@ -38,6 +39,12 @@ impl Failure {
         self
     }
 
+    /// Adds the SOP Instance UIDs that did not arrive.
+    pub fn missing(mut self, uids: &[String]) -> Self {
+        self.missing = uids.to_vec();
+        self
+    }
+
     /// Adds the file concerned.
     pub fn path(mut self, path: &Path) -> Self {
         self.path = Some(path.to_path_buf());
@@ -48,7 +55,9 @@ impl Failure {
 impl From<scp_node::Error> for Failure {
     fn from(error: scp_node::Error) -> Self {
         let hint = error.hint();
-        let failure = Self::new(error.kind(), &error).hint(Some(hint).filter(|hint| !hint.is_empty()));
+        let failure = Self::new(error.kind(), &error)
+            .hint(Some(hint).filter(|hint| !hint.is_empty()))
+            .missing(error.missing());
         match &error {
             scp_node::Error::Malformed { offset: Some(offset), .. } => failure.offset(*offset),
             scp_node::Error::Io { path, .. } | scp_node::Error::Catalog { path, .. } => failure.path(path),
@@ -79,6 +88,7 @@ impl From<Failure> for PyErr {
                     failure.hint.as_deref(),
                     failure.offset,
                     failure.path.as_ref().map(|path| path.display().to_string()),
+                    failure.missing,
                 ))
             });
             match made {

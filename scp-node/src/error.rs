@@ -187,6 +187,14 @@ impl Error {
         }
     }
 
+    /// SOP Instance UIDs that were listed but did not arrive, all of them; the text names a few.
+    pub fn missing(&self) -> &[String] {
+        match self {
+            Self::Incomplete { missing, .. } => missing,
+            _ => &[],
+        }
+    }
+
     /// What the peer said in its own words: foreign text, which no log may hold.
     pub fn comment(&self) -> Option<&str> {
         match self {

@@ -56,9 +56,10 @@ def test_every_public_name_can_be_had_and_is_listed():
 def test_every_kind_of_error_derives_from_error_and_from_the_builtin_that_users_catch():
     assert set(BUILT_INS) == set(_errors._BY_KIND)
     for kind, built_in in BUILT_INS.items():
-        error = _errors.make(kind, "two\nlines", "a\nremedy", 7, "/a/file")
+        error = _errors.make(kind, "two\nlines", "a\nremedy", 7, "/a/file", ["1.2", "1.3"])
         assert isinstance(error, qatrack_ext.Error) and isinstance(error, built_in), kind
         assert (error.kind, error.offset, error.path) == (kind, 7, "/a/file")
+        assert error.missing == ("1.2", "1.3") and _errors.make(kind, "").missing == ()
         assert str(error) == "two lines (a remedy)"
 
 

@@ -261,8 +261,9 @@ def test_a_part_of_a_series_is_never_handed_out(patient, aria, node, tmp_path):
     aria.load()
     aria.order(fail=[patient.images[2]])
     node.write(aria)
-    with pytest.raises(qatrack_ext.IncompleteError):
+    with pytest.raises(qatrack_ext.IncompleteError) as caught:
         qatrack_ext.series("QA_TB_WL", "WL_10MV")
+    assert caught.value.missing == (patient.images[2],)
     wrapper = PynetdicomWrapper("QA_TB_WL", "WL_10MV")
     with pytest.raises(ConnectionError):
         wrapper.get_series(tmp_path / "part", "ORIGINAL\\PRIMARY\\PORTAL")

@@ -69,6 +69,27 @@ fn json(text: &str) -> serde_json::Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn every_missing_image_is_named_to_scripts() {
+    let options = PatientOptions { images_per_session: 16, ..PatientOptions::small() };
+    let site = Site::start(options, Faults::default()).await;
+    let plan = site.patient.plans.first().unwrap();
+    let session = site.patient.mv_session(plan, *plan.sessions.first().unwrap());
+    let mut lost: Vec<String> = session.into_iter().map(|i| i.sop_instance_uid()).take(5).collect();
+    lost.sort();
+    site.aria.set_faults(Faults { fail_instances: lost.iter().cloned().collect(), ..Faults::default() });
+    let (code, out, err) = site.fetch(&["--json"]);
+    let told = json(&out);
+    assert_eq!((code, told["kind"].as_str()), (Some(1), Some("incomplete")), "{err}");
+    let mut missing: Vec<&str> =
+        told["missing"].as_array().unwrap().iter().map(|uid| uid.as_str().unwrap()).collect();
+    missing.sort_unstable();
+    assert_eq!(missing, lost);
+    assert!(told["error"].as_str().unwrap().contains("5 of 16 objects are missing"), "{told}");
+    let (_, out, _) = site.run(&["fetch", "--patient", "NOBODY", "--plan", "WL_10MV", "--json"]);
+    assert_eq!(json(&out).get("missing"), None, "only where something is missing");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_an_archive_remarks_is_told_to_the_user_and_not_to_the_log() {
     let site = Site::start(PatientOptions::small(), Faults::default()).await;
     // Without a label the images are unresolved, and the service asks again.

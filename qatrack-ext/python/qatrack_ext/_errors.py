@@ -7,20 +7,22 @@ RuntimeError), and none from anything outside Exception, which is all that QATra
 
 from __future__ import annotations
 
-from typing import Dict, Optional, Type
+from typing import Dict, Optional, Sequence, Tuple, Type
 
 
 class Error(Exception):
     """Base of all errors of qatrack_ext.
 
     ``kind`` is a stable word to decide by ("malformed", "not_found", …), ``hint`` the remedy, ``offset`` the byte at
-    which a file is wrong, ``path`` the file; None where there is nothing to say.
+    which a file is wrong, ``path`` the file; None where there is nothing to say. ``missing`` holds the SOP Instance UIDs
+    of all images that did not arrive; the message names a few.
     """
 
     kind: str = "error"
     hint: Optional[str] = None
     offset: Optional[int] = None
     path: Optional[str] = None
+    missing: Tuple[str, ...] = ()
 
 
 class MalformedError(Error, ValueError):
@@ -108,6 +110,7 @@ def make(
     hint: Optional[str] = None,
     offset: Optional[int] = None,
     path: Optional[str] = None,
+    missing: Sequence[str] = (),
 ) -> Error:
     """The error of a kind; its text is the message and, in parentheses, the hint, on one line."""
     text = " ".join(message.split())
@@ -119,4 +122,5 @@ def make(
     error.hint = hint
     error.offset = offset
     error.path = path
+    error.missing = tuple(missing)
     return error

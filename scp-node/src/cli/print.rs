@@ -47,11 +47,14 @@ impl Printer {
         let _ = writeln!(std::io::stderr(), "{}", text.as_ref());
     }
 
-    /// An error: one line, its hint on the next; with `--json` an object on stdout as well.
+    /// An error: one line, its hint on the next; with `--json` an object on stdout as well, which names all that is missing.
     pub fn error(self, error: &Error) {
         let mut object =
             serde_json::json!({"error": error.to_string(), "kind": error.kind(), "hint": error.hint()});
         if let Some(object) = object.as_object_mut() {
+            if !error.missing().is_empty() {
+                object.insert("missing".into(), error.missing().into());
+            }
             if let Some(comment) = error.comment() {
                 object.insert("comment".into(), comment.into());
             }
