@@ -3,8 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
 
 use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
-use std::time::Duration;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use dicom_dictionary_std::tags;
 use scp_node::demo::{AriaOptions, Faults, GeneratedPatient, PatientOptions, SimulatedAria};
@@ -68,6 +68,14 @@ fn json(text: &str) -> serde_json::Value {
     serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {text}"))
 }
 
+/// Interrupts the process, and gives what it said and how long it took to end.
+fn interrupt(child: Child) -> ((Option<i32>, String, String), Duration) {
+    let start = Instant::now();
+    let status = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(status.success());
+    (texts(child.wait_with_output().unwrap()), start.elapsed())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_missing_image_is_named_to_scripts() {
     let options = PatientOptions { images_per_session: 16, ..PatientOptions::small() };
@@ -87,6 +95,31 @@ async fn every_missing_image_is_named_to_scripts() {
     assert!(told["error"].as_str().unwrap().contains("5 of 16 objects are missing"), "{told}");
     let (_, out, _) = site.run(&["fetch", "--patient", "NOBODY", "--plan", "WL_10MV", "--json"]);
     assert_eq!(json(&out).get("missing"), None, "only where something is missing");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_interrupt_ends_echo_and_find_while_the_archive_is_silent() {
+    let site = Site::start(PatientOptions::small(), Faults::default()).await;
+    let archive = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let text = std::fs::read_to_string(&site.config).unwrap();
+    let (ours, theirs) = (archive.local_addr().unwrap().port(), site.aria.address().port());
+    std::fs::write(&site.config, text.replace(&format!("port = {theirs}\n"), &format!("port = {ours}\n")))
+        .unwrap();
+    let echo = site.command(&["echo"]).spawn().unwrap();
+    let _connection = archive.accept().await.unwrap();
+    let ((code, out, err), took) = interrupt(echo);
+    assert_eq!((code, out.as_str(), err.lines().next()), (Some(1), "", Some("error: cancelled")));
+    assert!(took < Duration::from_secs(10), "{took:?}");
+
+    std::fs::write(&site.config, text).unwrap();
+    site.aria.set_faults(Faults { answer_delay: Duration::from_secs(50), ..Faults::default() });
+    let find = site.command(&["find", "plans", "--patient", "QA_TB_WL"]).spawn().unwrap();
+    until("the archive is asked", LONG, || site.aria.begun() > 0);
+    let ((code, out, err), took) = interrupt(find);
+    assert_eq!((code, out.as_str(), err.lines().next()), (Some(1), "", Some("error: cancelled")));
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    let asked = site.aria.asked();
+    assert!(asked.iter().any(|a| a.what == "C-CANCEL"), "{asked:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use super::{Context, runtime};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::scu::Archive;
 
 /// Asks an archive whether it hears us, and what it offers to us.
@@ -18,7 +18,15 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args, context: &Context) -> Result<ExitCode> {
     let settings = context.settings();
     let archive = Archive::new(settings.archive(args.archive.as_deref())?, &settings.node.ae_title);
-    let echo = runtime::block_on(context, |_| async { archive.echo().await })?;
+    let echo = runtime::block_on(context, |cancel| {
+        let archive = &archive;
+        async move {
+            tokio::select! {
+                () = cancel.cancelled() => Err(Error::Cancelled),
+                echo = archive.echo() => echo,
+            }
+        }
+    })?;
     let printer = context.printer;
     printer.json(&serde_json::json!({
         "archive": archive.settings().name, "peer": archive.peer().to_string(), "echo": echo,
