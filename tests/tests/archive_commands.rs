@@ -2,14 +2,14 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use dicom_dictionary_std::tags;
 use scp_node::demo::{AriaOptions, Faults, GeneratedPatient, PatientOptions, SimulatedAria};
 use scp_node::dimse::Status;
-use tests::node::node_binary;
+use tests::node::{files_below, node_binary};
 use tests::peers::{free_port, until};
 
 /// Longest wait for something that happens within a second on an idle machine.
@@ -57,6 +57,15 @@ impl Site {
     fn fetch(&self, more: &[&str]) -> (Option<i32>, String, String) {
         self.run(&[&["fetch", "--patient", "QA_TB_WL", "--plan", "WL_10MV"], more].concat())
     }
+
+    /// Fetches one session, and gives its directory's last two components but the time's seconds.
+    fn session(&self, more: &[&str]) -> String {
+        let (code, out, err) = self.fetch(more);
+        assert_eq!((code, out.lines().count()), (Some(0), 1), "{more:?}: {err}");
+        let directory = Path::new(out.trim());
+        let date = directory.parent().unwrap().file_name().unwrap().to_str().unwrap().to_owned();
+        format!("{date} {}", files_below(directory, ".dcm").len())
+    }
 }
 
 fn texts(output: Output) -> (Option<i32>, String, String) {
@@ -74,6 +83,42 @@ fn interrupt(child: Child) -> ((Option<i32>, String, String), Duration) {
     let status = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
     assert!(status.success());
     (texts(child.wait_with_output().unwrap()), start.elapsed())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_option_of_fetch_chooses_what_it_says() {
+    let site = Site::start(PatientOptions::small(), Faults::default()).await;
+    assert_eq!(site.session(&[]), "2026-03-16 4");
+    assert_eq!(site.session(&["--date", "2026-03-09"]), "2026-03-09 4");
+    assert_eq!(site.session(&["--kv"]), "2026-03-16 2");
+    assert_eq!(site.session(&["--image-type", "portal"]), "2026-03-16 4");
+    assert_eq!(site.session(&["--image-type", "ORIGINAL\\PRIMARY\\PORTAL"]), "2026-03-16 4");
+    let (code, _, err) = site.fetch(&["--image-type", "SIMULATOR"]);
+    assert!(code == Some(1) && err.contains("check --image-type"), "{err}");
+    let replaced = &site.patient.plans.get(2).unwrap().uid;
+    assert_eq!(site.session(&["--plan-uid", replaced]), "2026-03-02 4");
+    let (code, out, err) = site.run(&["fetch", "--patient", "QA_TB_WL", "--plan-uid", replaced]);
+    assert!(code == Some(0) && out.contains("2026-03-02"), "a UID needs no label: {out}{err}");
+    let finds = || site.aria.asked().iter().filter(|a| a.what == "C-FIND").count();
+    let before = finds();
+    assert_eq!((site.session(&[]), finds()), ("2026-03-16 4".to_owned(), before), "nothing is asked again");
+    assert_eq!(site.session(&["--refresh"]), "2026-03-16 4");
+    assert!(finds() > before, "asked although it was asked a moment ago");
+    let (code, _, err) = site.fetch(&["--date", "16.03.2026"]);
+    assert_eq!(code, Some(2), "{err}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fetch_gives_up_after_its_time() {
+    let faults = Faults { stall_after_sub_operations: Some(2), ..Faults::default() };
+    let site = Site::start(PatientOptions::small(), faults).await;
+    let (code, out, err) = site.fetch(&["--timeout", "1.5"]);
+    assert_eq!((code, out.as_str()), (Some(1), ""), "{err}");
+    assert!(err.contains("took longer than 1.5 s") && err.contains("goes on from there"), "{err}");
+    for wrong in ["-1", "NaN", "x"] {
+        let (code, out, err) = site.fetch(&[&format!("--timeout={wrong}")]);
+        assert!(matches!(code, Some(1 | 2)) && out.is_empty() && err.contains("error: "), "{wrong}: {err}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -95,6 +140,27 @@ async fn every_missing_image_is_named_to_scripts() {
     assert!(told["error"].as_str().unwrap().contains("5 of 16 objects are missing"), "{told}");
     let (_, out, _) = site.run(&["fetch", "--patient", "NOBODY", "--plan", "WL_10MV", "--json"]);
     assert_eq!(json(&out).get("missing"), None, "only where something is missing");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn echo_tells_what_is_offered() {
+    let site = Site::start(PatientOptions::small(), Faults::default()).await;
+    let (code, out, err) = site.run(&["echo", "--json"]);
+    let told = json(&out);
+    assert_eq!((code, told["archive"].as_str()), (Some(0), Some("aria")), "{err}");
+    assert_eq!((&told["echo"]["find"], &told["echo"]["move_"]), (&true.into(), &true.into()), "{told}");
+    assert!(
+        told["echo"]["associate_s"].as_f64().unwrap() > 0.0 && told["echo"]["echo_s"].as_f64().unwrap() > 0.0
+    );
+    site.aria.set_faults(Faults { move_not_offered: true, ..Faults::default() });
+    let (code, out, err) = site.run(&["echo"]);
+    assert_eq!(code, Some(1), "{out}{err}");
+    assert!(out.contains("(C-FIND) is offered, moving (C-MOVE) is NOT offered to us"), "{out}");
+    assert!(err.contains("hint: give our AE title the right to query and retrieve"), "{err}");
+    let (code, out, err) = site.run(&["echo", "--json"]);
+    assert_eq!((code, &json(&out)["echo"]["move_"]), (Some(1), &false.into()), "{err}");
+    let (code, _, err) = site.fetch(&[]);
+    assert!(code == Some(1) && err.contains("does not offer C-MOVE"), "{err}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -428,6 +428,42 @@ async fn an_archive_that_answers_without_end_is_stopped_by_bytes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_query_and_a_cancelled_move_are_cancelled_at_the_archive_too() {
+    for (faults, what) in [
+        (Faults { answer_delay: Duration::from_secs(50), ..Faults::default() }, "C-FIND"),
+        (Faults { stall_after_sub_operations: Some(1), ..Faults::default() }, "C-MOVE"),
+    ] {
+        let site = Site::start(faults).await;
+        let mut settings = site.settings.clone();
+        settings.archives.first_mut().unwrap().response_timeout_s = 3600.0;
+        let (wish, cancel) = (site.wish(), CancellationToken::new());
+        let (token, (moving, moves)) = (cancel.clone(), std::sync::mpsc::channel());
+        let fetching = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Runtime::new().unwrap();
+            let mut progress = |step| {
+                if matches!(step, Step::Moving { done: 1.., .. }) {
+                    let _ = moving.send(());
+                }
+            };
+            runtime.block_on(fetch(&wish, &settings, &token, &mut progress))
+        });
+        if what == "C-MOVE" {
+            moves.recv().unwrap();
+        } else {
+            until("the archive is asked", LONG, || site.aria.begun() > 0);
+        }
+        let start = Instant::now();
+        cancel.cancel();
+        assert_eq!(fetching.join().unwrap().unwrap_err().kind(), "cancelled");
+        // 2 s are what an archive gets that does not answer a C-CANCEL.
+        assert!(start.elapsed() < Duration::from_millis(1900), "{what}: 0xFE00 was not understood");
+        let asked = site.aria.asked();
+        let last: Vec<_> = asked.iter().rev().take(2).map(|a| (a.what, a.status)).collect();
+        assert_eq!(last, [(what, Status(0xFE00)), ("C-CANCEL", Status(0xFE00))], "{asked:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn time_limit_and_cancellation_end_a_fetch_at_once() {
     let site = Site::start(Faults { stall_after_sub_operations: Some(1), ..Faults::default() }).await;
     let mut settings = site.settings.clone();
