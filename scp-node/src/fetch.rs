@@ -28,7 +28,7 @@ use crate::scu::{Archive, Inquiry, ListedPlan};
 use crate::settings::Settings;
 
 pub use choice::is_of_type;
-use choice::{Choice, ChosenSession};
+use choice::{Choice, ChosenSession, Reason, Unread};
 use inbox::Inbox;
 pub(crate) use inbox::store_for_service;
 pub use inbox::{has_guests, see_guests_out};
@@ -319,6 +319,8 @@ struct Job<'a> {
     moved: usize,
     /// Series whose images this job has listed.
     listed: HashSet<Uid>,
+    /// Plans that did not come when they were to be read.
+    unread: Unread,
 }
 
 impl<'a> Job<'a> {
@@ -328,7 +330,8 @@ impl<'a> Job<'a> {
         cancel: &'a CancellationToken,
         progress: &'a mut dyn FnMut(Step),
     ) -> Self {
-        Self { request, settings, cancel, progress, inbox: None, moved: 0, listed: HashSet::new() }
+        let (listed, unread) = (HashSet::new(), Unread::new());
+        Self { request, settings, cancel, progress, inbox: None, moved: 0, listed, unread }
     }
 
     async fn run(&mut self, memory: &mut Memory<'_>, inquiry: &mut Inquiry) -> Result<Fetched> {
@@ -337,7 +340,7 @@ impl<'a> Job<'a> {
         let (mut rounds, mut was_missed) = (0, false);
         loop {
             let listing = memory.catalog.snapshot(|| memory.listing(&patient_id))?;
-            match choice::choose(&listing, self.request) {
+            match choice::choose(&listing, self.request, &self.unread) {
                 Choice::Headers { .. } if rounds == ROUNDS_MAX => {
                     return Err(Error::Incomplete {
                         what: "the archive's objects do not tell what is needed to choose among them".into(),
@@ -457,7 +460,8 @@ impl<'a> Job<'a> {
         Ok(())
     }
 
-    /// Moves objects whose headers are needed, since the archive does not tell what is in them.
+    /// Moves objects whose headers are needed, since the archive does not tell what is in them. A plan that does not come
+    /// is noted, and keeps no other one from being read.
     async fn bring_headers(
         &mut self,
         memory: &mut Memory<'_>,
@@ -465,14 +469,28 @@ impl<'a> Job<'a> {
         plans: &[ListedPlan],
         images: &[crate::scu::ListedImage],
     ) -> Result<()> {
-        let wanted = mover::wanted(plans, images);
+        let of_plans = mover::wanted(plans, &[]);
+        let of_images = mover::wanted(&[], images);
+        let wanted = of_plans.iter().chain(&of_images);
         tracing::info!(
             archive = %inquiry.archive().peer(),
-            objects = wanted.iter().map(|w| w.instances.len()).sum::<usize>(),
+            objects = wanted.map(|w| w.instances.len()).sum::<usize>(),
             "the archive does not tell what is in them: moving objects to look inside"
         );
         (self.progress)(Step::LookingInside { objects: plans.len() + images.len() });
-        for series in wanted {
+        for series in of_plans {
+            match self.bring(inquiry, memory.catalog, &series).await {
+                Err(error) if is_missing(&error) => {
+                    let came = on_disk(memory.catalog, &series.instances)?;
+                    self.moved += came.len();
+                    let why = Reason { what: error.to_string(), hint: error.hint() };
+                    let stayed = series.instances.into_iter().filter(|plan| !came.contains(plan));
+                    self.unread.extend(stayed.map(|plan| (plan, why.clone())));
+                }
+                moved => moved?,
+            }
+        }
+        for series in of_images {
             self.bring(inquiry, memory.catalog, &series).await?;
         }
         Ok(())
@@ -521,7 +539,9 @@ impl<'a> Job<'a> {
 
 /// Everything that was chosen, if it is all on disk and filed under the label that the archive lists.
 fn whole_already(catalog: &Catalog, listing: &Listing, request: &FetchRequest) -> Result<Option<Fetched>> {
-    let Choice::Sessions { sessions, notices } = choice::choose(listing, request) else { return Ok(None) };
+    let Choice::Sessions { sessions, notices } = choice::choose(listing, request, &Unread::new()) else {
+        return Ok(None);
+    };
     if !is_there(listing, &sessions)
         || !untold(catalog, &request.patient_id, &listing.plans, &sessions)?.is_empty()
     {

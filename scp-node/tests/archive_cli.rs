@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use dicom_dictionary_std::tags;
 use scp_node::demo::{AriaOptions, Faults, GeneratedPatient, PatientOptions, SimulatedAria};
 
 struct Site {
@@ -163,4 +164,28 @@ fn echo_and_find_show_what_the_archive_has() {
     let (code, _, err) = site.run(&["echo", "other"]);
     assert!(code == Some(1) && err.contains("no archive is called `other`; there are: aria"), "{err}");
     assert!(site.directory.path().join("images").is_dir());
+}
+
+#[test]
+fn find_plans_shows_a_plan_that_cannot_be_exported_without_its_label() {
+    let site = Site::start();
+    let uid = GeneratedPatient::winston_lutz(&PatientOptions::small()).plans[1].uid.clone();
+    site.aria.set_faults(Faults {
+        empty_keys: vec![tags::RT_PLAN_LABEL],
+        fail_instances: [uid.clone()].into(),
+        ..Faults::default()
+    });
+    let (code, out, err) = site.run(&["find", "plans", "--patient", "QA_TB_WL"]);
+    assert_eq!((code, out.lines().count()), (Some(0), 4), "{out}{err}");
+    let row = out.lines().find(|l| l.ends_with(&uid)).unwrap();
+    assert!(row.starts_with("- "), "{out}");
+    let note = format!("note: no label is known of plan {uid}");
+    assert!(err.contains(&note), "{err}");
+    let (code, out, err) = site.run(&["find", "plans", "--patient", "QA_TB_WL", "--plan", "WL_10*"]);
+    assert_eq!((code, out.lines().count()), (Some(0), 3), "{out}{err}");
+    assert!(err.contains(&note), "{err}");
+    let (code, json, err) = site.run(&["find", "plans", "--patient", "QA_TB_WL", "--json"]);
+    let plans: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let unlabelled = plans.as_array().unwrap().iter().filter(|p| p["label"].is_null()).count();
+    assert_eq!((code, unlabelled), (Some(0), 1), "{err}");
 }

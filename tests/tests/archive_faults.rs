@@ -695,3 +695,54 @@ async fn what_is_moved_within_the_freshness_time_is_listed_anew_and_what_is_ther
     let again = site.fetch(&request).await.unwrap();
     assert_eq!((uids(&again), again.queries), (session, 0));
 }
+
+/// An archive that tells no labels, and cannot export this plan.
+fn not_exported(plan_uid: &str) -> Faults {
+    Faults {
+        empty_keys: vec![tags::RT_PLAN_LABEL],
+        fail_instances: [plan_uid.to_owned()].into(),
+        ..Faults::default()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_that_cannot_be_exported_keeps_no_other_from_being_fetched() {
+    let site = Site::start(Faults::default()).await;
+    // One that no image names, one whose images are of the same day, one whose images are older.
+    let mut plan =
+        site.patient.instances.iter().find(|i| i.text(tags::MODALITY) == "RTPLAN").unwrap().clone();
+    for (tag, uid) in [(tags::SOP_INSTANCE_UID, "2.25.77.5"), (tags::SERIES_INSTANCE_UID, "2.25.77.6")] {
+        plan.header.put(DataElement::new(tag, VR::UI, PrimitiveValue::from(uid)));
+    }
+    site.add(&[plan]);
+    let (same_day, older) =
+        (&site.patient.plans.get(1).unwrap().uid, &site.patient.plans.get(2).unwrap().uid);
+    for (plan, is_told) in [("2.25.77.5", false), (same_day.as_str(), true), (older.as_str(), true)] {
+        site.aria.set_faults(not_exported(plan));
+        let fetched = site.fetch(&site.wish()).await.unwrap_or_else(|e| panic!("{plan}: {e}"));
+        assert_eq!(uids(&fetched), site.newest());
+        let told = fetched.notices.iter().any(|n| n.contains(plan) && n.contains("--plan-uid"));
+        assert_eq!(told, is_told, "{:?}", fetched.notices);
+        let images = site.settings.images.root.clone();
+        std::fs::remove_dir_all(images).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_without_a_label_that_may_be_the_wanted_one_is_told_instead_of_an_older_session() {
+    let site = Site::start(Faults::default()).await;
+    let wanted = site.patient.plans.first().unwrap().uid.clone();
+    site.aria.set_faults(not_exported(&wanted));
+    let error = site.fails().await;
+    contains(&error, &wanted, &format!("--plan-uid {wanted}"));
+    let by_uid = FetchRequest { plan_uid: Uid::new(&wanted), ..site.wish() };
+    assert_eq!(uids(&site.fetch(&by_uid).await.unwrap()), site.newest());
+    let nobody_s = FetchRequest { plan_label: Some("NO_SUCH".into()), ..site.wish() };
+    contains(&site.fetch(&nobody_s).await.unwrap_err(), "no plan called `NO_SUCH`", &wanted);
+    // What is not the plan's fault ends the fetch as before.
+    let silent = Faults { never_calls_back: Some(Duration::from_secs(60)), ..not_exported(&wanted) };
+    site.aria.set_faults(silent);
+    let images = site.settings.images.root.clone();
+    std::fs::remove_dir_all(images).unwrap();
+    contains(&site.fails().await, "nothing reached our port", "firewall");
+}

@@ -41,46 +41,121 @@ pub(super) enum Choice {
     Nothing(Error),
 }
 
+/// Plans whose label neither the archive tells nor the plan itself, since it does not come: UID to why. Aria, for one, does
+/// not export plans with an empty Beam Sequence.
+pub(super) type Unread = BTreeMap<Uid, Reason>;
+
+/// Why a plan did not come, and what helps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Reason {
+    pub what: String,
+    pub hint: String,
+}
+
 /// Chooses.
-pub(super) fn choose(listing: &Listing, wish: &FetchRequest) -> Choice {
-    let on_disk = |uid: &Uid| listing.on_disk.contains(uid);
-    let unlabelled: Vec<ListedPlan> = match &wish.plan_uid {
-        Some(_) => Vec::new(),
-        None => {
-            listing.plans.iter().filter(|p| p.label.is_none() && !on_disk(&p.plan_uid)).cloned().collect()
-        }
-    };
-    if !unlabelled.is_empty() {
-        return Choice::Headers { plans: unlabelled, images: Vec::new() };
-    }
+pub(super) fn choose(listing: &Listing, wish: &FetchRequest, unread: &Unread) -> Choice {
+    let unlabelled = unlabelled(listing, wish);
+    let is_to_be_read = |plan: &&&ListedPlan| !unread.contains_key(&plan.plan_uid);
     let candidates = match candidates(listing, wish) {
         Ok(candidates) => candidates,
-        Err(error) => return Choice::Nothing(error),
+        Err(_) if unlabelled.values().any(|p| is_to_be_read(&p)) => {
+            let plans = unlabelled.values().filter(is_to_be_read).map(|p| (*p).clone()).collect();
+            return Choice::Headers { plans, images: Vec::new() };
+        }
+        Err(error) => return Choice::Nothing(unless_unread(error, &unlabelled, unread)),
     };
     let mut open = Vec::new();
     let mut matching = Vec::new();
-    let mut reasons = Reasons::default();
+    let mut doubtful = Vec::new();
+    let mut passed_over = PassedOver::default();
     for image in &listing.images {
-        match judge(image, listing, &candidates, wish) {
+        match judge(image, listing, &candidates, &unlabelled, wish) {
             Verdict::Matches => matching.push(image),
+            Verdict::MatchesPlanWithoutLabel => doubtful.push(image),
             Verdict::Open => open.push(image.clone()),
-            Verdict::Differs(reason) => reasons.count(reason, image),
+            Verdict::Differs(why) => passed_over.count(why, image),
         }
     }
     let mut sessions = group(&matching, &candidates);
     if let Some(before) = wish.before {
         sessions.retain(|s| s.acquired.is_some_and(|a| a < before));
+        doubtful.retain(|i| i.acquired.is_some_and(|a| a < before));
     }
     open.retain(|image| wish.all_dates || sessions.first().is_none_or(|newest| may_change(newest, image)));
-    if !open.is_empty() {
-        return Choice::Headers { plans: Vec::new(), images: open };
+    let named = |plan: &&&ListedPlan| doubtful.iter().any(|i| i.plan_uid.as_ref() == Some(&plan.plan_uid));
+    let plans: Vec<ListedPlan> =
+        unlabelled.values().filter(named).filter(is_to_be_read).map(|p| (*p).clone()).collect();
+    if !open.is_empty() || !plans.is_empty() {
+        return Choice::Headers { plans, images: open };
     }
-    let Some(newest) = sessions.first() else { return Choice::Nothing(reasons.explain(wish)) };
-    let notices = notices(&candidates, &sessions, newest, wish);
+    if let Some(error) = newer_but_unread(&doubtful, sessions.first(), wish, unread) {
+        return Choice::Nothing(error);
+    }
+    let Some(newest) = sessions.first() else { return Choice::Nothing(passed_over.explain(wish)) };
+    let mut notices = notices(&candidates, &sessions, newest, wish);
+    notices.extend(unread.iter().filter_map(|(plan, why)| notice_of_unread(plan, why, &doubtful)));
     if !wish.all_dates {
         sessions.truncate(1);
     }
     Choice::Sessions { sessions, notices }
+}
+
+/// Plans without a label that may have the wanted one. What is still unknown of a plan on disk, the plan does not say.
+fn unlabelled<'a>(listing: &'a Listing, wish: &FetchRequest) -> BTreeMap<&'a Uid, &'a ListedPlan> {
+    let may_be_it = |p: &&ListedPlan| p.label.is_none() && !listing.on_disk.contains(&p.plan_uid);
+    let plans = listing.plans.iter().filter(|_| wish.plan_uid.is_none()).filter(may_be_it);
+    plans.map(|p| (&p.plan_uid, p)).collect()
+}
+
+/// The error that there is no such plan, unless it may be one whose label is not known.
+fn unless_unread(error: Error, unlabelled: &BTreeMap<&Uid, &ListedPlan>, unread: &Unread) -> Error {
+    let Some((plan, why)) = unlabelled.keys().find_map(|uid| unread.get_key_value(*uid)) else {
+        return error;
+    };
+    let n = unlabelled.len();
+    let which = if n == 1 { format!("plan {plan}") } else { format!("{n} plans, such as {plan},") };
+    Error::NotFound {
+        what: format!("{error}; the label of {which} is not known ({})", why.what),
+        hint: format!("--plan-uid {plan} chooses it if it is the one that is meant; {}", why.hint),
+    }
+}
+
+/// Images of a later day than what would be handed out, of a plan that may be the wanted one: an older session must not
+/// pass for the newest.
+fn newer_but_unread(
+    doubtful: &[&ListedImage],
+    newest: Option<&ChosenSession>,
+    wish: &FetchRequest,
+    unread: &Unread,
+) -> Option<Error> {
+    let image = doubtful.iter().max_by_key(|i| i.acquired)?;
+    let (plan, why) = unread.get_key_value(image.plan_uid.as_ref()?)?;
+    if newest.is_some_and(|newest| image.date() <= newest.date) {
+        return None;
+    }
+    let label = wish.plan_label.as_deref().unwrap_or_default();
+    let on = image.date().map(|d| format!(" (of {d})")).unwrap_or_default();
+    let other = newest
+        .map(|n| format!(", --plan-uid {} the one that is called `{label}` for certain", n.plan_uid))
+        .unwrap_or_default();
+    Some(Error::Incomplete {
+        what: format!(
+            "the newest images{on} belong to plan {plan}, which may be called `{label}`: its label is not known ({})",
+            why.what
+        ),
+        hint: format!("--plan-uid {plan} chooses it{other}; {}", why.hint),
+        missing: vec![plan.to_string()],
+    })
+}
+
+fn notice_of_unread(plan: &Uid, why: &Reason, doubtful: &[&ListedImage]) -> Option<String> {
+    let images = doubtful.iter().filter(|i| i.plan_uid.as_ref() == Some(plan)).count();
+    (images > 0).then(|| {
+        format!(
+            "the label of plan {plan}, which {images} images name, is not known ({}): --plan-uid chooses it if it is the one that is meant",
+            why.what
+        )
+    })
 }
 
 /// Whether an image of which something is not known yet may belong to the newest session, or to a newer one; by day, since
@@ -133,12 +208,14 @@ fn no_such_plan(listing: &Listing, wanted: &str) -> Error {
 
 enum Verdict {
     Matches,
+    /// All but the plan's label, which is not known.
+    MatchesPlanWithoutLabel,
     Open,
-    Differs(Reason),
+    Differs(Difference),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Reason {
+enum Difference {
     Plan,
     Date,
     ImageType,
@@ -146,22 +223,30 @@ enum Reason {
     UnknownBeam,
 }
 
-fn judge(image: &ListedImage, listing: &Listing, candidates: &Candidates, wish: &FetchRequest) -> Verdict {
+fn judge(
+    image: &ListedImage,
+    listing: &Listing,
+    candidates: &Candidates,
+    unlabelled: &BTreeMap<&Uid, &ListedPlan>,
+    wish: &FetchRequest,
+) -> Verdict {
     let beam = if wish.kv { Beam::Kv } else { Beam::Mv };
     // What is still unknown of an image on disk, the image does not say. Of another one it may be the answer alone that
     // lacks it, also where the archive tells it of others.
     let can_learn = !listing.on_disk.contains(&image.sop_instance_uid);
     let mut open = false;
+    let mut has_label = true;
     match &image.plan_uid {
         Some(plan) if candidates.contains_key(plan) => {}
+        Some(plan) if unlabelled.contains_key(plan) => has_label = false,
         None if can_learn => open = true,
-        _ => return Verdict::Differs(Reason::Plan),
+        _ => return Verdict::Differs(Difference::Plan),
     }
     if let Some(wanted) = wish.date {
         match image.date() {
             Some(date) if date == wanted => {}
             None if can_learn => open = true,
-            _ => return Verdict::Differs(Reason::Date),
+            _ => return Verdict::Differs(Difference::Date),
         }
     } else if image.acquired.is_none() && can_learn {
         open = true;
@@ -170,21 +255,25 @@ fn judge(image: &ListedImage, listing: &Listing, candidates: &Candidates, wish: 
         match &image.image_type {
             Some(image_type) if is_of_type(image_type, wanted) => {}
             None if can_learn => open = true,
-            _ => return Verdict::Differs(Reason::ImageType),
+            _ => return Verdict::Differs(Difference::ImageType),
         }
     }
     match image.beam {
         Some(found) if found == beam => {}
-        Some(_) => return Verdict::Differs(Reason::OtherBeam),
+        Some(_) => return Verdict::Differs(Difference::OtherBeam),
         // A picture that was computed has no beam, so that looking inside would not help.
         None if image.image_type.as_deref().is_some_and(|t| is_of_type(t, "DRR")) => {
-            return Verdict::Differs(Reason::UnknownBeam);
+            return Verdict::Differs(Difference::UnknownBeam);
         }
         // Where the unit is missing, the header may still hold the voltage.
         None if can_learn => open = true,
-        None => return Verdict::Differs(Reason::UnknownBeam),
+        None => return Verdict::Differs(Difference::UnknownBeam),
     }
-    if open { Verdict::Open } else { Verdict::Matches }
+    match (open, has_label) {
+        (true, _) => Verdict::Open,
+        (false, true) => Verdict::Matches,
+        (false, false) => Verdict::MatchesPlanWithoutLabel,
+    }
 }
 
 /// Whether an Image Type holds the wanted value, or is exactly the wanted values when several are given, as Aria matches.
@@ -271,7 +360,7 @@ fn notices(
 
 /// Why images were passed over, for the sentence when none is left.
 #[derive(Debug, Default)]
-struct Reasons {
+struct PassedOver {
     date: usize,
     newest_other_date: Option<NaiveDate>,
     image_type: usize,
@@ -279,17 +368,17 @@ struct Reasons {
     unknown_beam: usize,
 }
 
-impl Reasons {
-    fn count(&mut self, reason: Reason, image: &ListedImage) {
-        match reason {
-            Reason::Plan => {}
-            Reason::Date => {
+impl PassedOver {
+    fn count(&mut self, why: Difference, image: &ListedImage) {
+        match why {
+            Difference::Plan => {}
+            Difference::Date => {
                 self.date += 1;
                 self.newest_other_date = self.newest_other_date.max(image.date());
             }
-            Reason::ImageType => self.image_type += 1,
-            Reason::OtherBeam => self.other_beam += 1,
-            Reason::UnknownBeam => self.unknown_beam += 1,
+            Difference::ImageType => self.image_type += 1,
+            Difference::OtherBeam => self.other_beam += 1,
+            Difference::UnknownBeam => self.unknown_beam += 1,
         }
     }
 
