@@ -4,7 +4,7 @@
 //! Steps: what the archive has (memory, or C-FIND) → which plan and session are meant (`choice`) → whether that session's
 //! series still has the same images (one narrow C-FIND, unless it was just listed) → what of it is missing on disk → C-MOVE of that alone to our own AE (`mover`), into the running service or a receiver of our own (`inbox`) →
 //! hand out when every listed instance is in the catalog, else nothing. Several processes may do this at once: they
-//! take turns per patient when asking, and per plan when moving, so that the second finds done what the first did.
+//! take turns per patient when asking and looking inside, and per plan when moving, so that the second finds done what the first did.
 //! Input: a patient ID and a label from a user, answers of an archive; neither is trusted with paths.
 
 mod choice;
@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::error::{Error, Result};
 use crate::images::{Catalog, Instance, PlanRecord, Session, SessionFilter};
 use crate::names::{Uid, fits};
-use crate::scu::{Archive, Inquiry, ListedPlan};
+use crate::scu::{Archive, Inquiry, ListedImage, ListedPlan};
 use crate::settings::Settings;
 
 pub use choice::is_of_type;
@@ -467,10 +467,21 @@ impl<'a> Job<'a> {
         memory: &mut Memory<'_>,
         inquiry: &mut Inquiry,
         plans: &[ListedPlan],
-        images: &[crate::scu::ListedImage],
+        images: &[ListedImage],
     ) -> Result<()> {
-        let of_plans = mover::wanted(plans, &[]);
-        let of_images = mover::wanted(&[], images);
+        let turn = format!("look {} {}", inquiry.archive().peer(), self.request.patient_id);
+        let _turn = Turn::wait(&self.settings.images.root, &turn, Kind::Exclusive, self.cancel).await?;
+        // While we waited for our turn, somebody else may have had them moved.
+        let uids = plans.iter().map(|p| &p.plan_uid).chain(images.iter().map(|i| &i.sop_instance_uid));
+        let there = memory.catalog.present(uids)?;
+        let plans: Vec<ListedPlan> = plans.iter().filter(|p| !there.contains(&p.plan_uid)).cloned().collect();
+        let images: Vec<ListedImage> =
+            images.iter().filter(|i| !there.contains(&i.sop_instance_uid)).cloned().collect();
+        if plans.is_empty() && images.is_empty() {
+            return Ok(());
+        }
+        let of_plans = mover::wanted(&plans, &[]);
+        let of_images = mover::wanted(&[], &images);
         let wanted = of_plans.iter().chain(&of_images);
         tracing::info!(
             archive = %inquiry.archive().peer(),

@@ -746,3 +746,26 @@ async fn a_plan_without_a_label_that_may_be_the_wanted_one_is_told_instead_of_an
     std::fs::remove_dir_all(images).unwrap();
     contains(&site.fails().await, "nothing reached our port", "firewall");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_who_must_look_into_the_same_objects_move_each_once() {
+    let silent = vec![
+        tags::RT_PLAN_LABEL,
+        tags::REFERENCED_RT_PLAN_SEQUENCE,
+        tags::IMAGE_TYPE,
+        tags::ACQUISITION_DATE,
+        tags::CONTENT_DATE,
+        tags::PRIMARY_DOSIMETER_UNIT,
+        tags::EXPOSURE_SEQUENCE,
+        tags::NUMBER_OF_SERIES_RELATED_INSTANCES,
+    ];
+    let site = Site::start(Faults { empty_keys: silent, ..Faults::default() }).await;
+    let (one, two) = (site.wish(), FetchRequest { kv: true, ..site.wish() });
+    let (one, two) = tokio::join!(site.fetch(&one), site.fetch(&two));
+    let (one, two) = (one.unwrap(), two.unwrap());
+    assert_eq!(uids(&one), site.newest());
+    let there: i64 = site.catalog().query_row("SELECT count(*) FROM instances", [], |r| r.get(0)).unwrap();
+    let stored: usize = site.aria.asked().iter().filter(|a| a.what == "C-MOVE").map(|a| a.results).sum();
+    let there = there as usize;
+    assert_eq!((stored, one.moved + two.moved), (there, there));
+}

@@ -145,6 +145,7 @@ fn newer_but_unread(
         ),
         hint: format!("--plan-uid {plan} chooses it{other}; {}", why.hint),
         missing: vec![plan.to_string()],
+        comment: None,
     })
 }
 
