@@ -16,7 +16,7 @@ pub struct Failure {
     hint: Option<String>,
     offset: Option<u64>,
     path: Option<PathBuf>,
-    missing: Vec<String>,
+    missing: Box<[String]>,
 }
 
 impl Failure {
@@ -24,7 +24,14 @@ impl Failure {
     ///
     /// `kind` is one of the words in `qatrack_ext._errors`, which maps each to a class.
     pub fn new(kind: &'static str, message: impl ToString) -> Self {
-        Self { kind, message: message.to_string(), hint: None, offset: None, path: None, missing: Vec::new() }
+        Self {
+            kind,
+            message: message.to_string(),
+            hint: None,
+            offset: None,
+            path: None,
+            missing: Box::default(),
+        }
     }
 
     /// Adds the remedy.
@@ -41,7 +48,7 @@ impl Failure {
 
     /// Adds the SOP Instance UIDs that did not arrive.
     pub fn missing(mut self, uids: &[String]) -> Self {
-        self.missing = uids.to_vec();
+        self.missing = uids.into();
         self
     }
 
@@ -88,7 +95,7 @@ impl From<Failure> for PyErr {
                     failure.hint.as_deref(),
                     failure.offset,
                     failure.path.as_ref().map(|path| path.display().to_string()),
-                    failure.missing,
+                    failure.missing.into_vec(),
                 ))
             });
             match made {

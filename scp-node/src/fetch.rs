@@ -470,10 +470,10 @@ impl<'a> Job<'a> {
         images: &[ListedImage],
     ) -> Result<()> {
         let turn = format!("look {} {}", inquiry.archive().peer(), self.request.patient_id);
-        let _turn = Turn::wait(&self.settings.images.root, &turn, Kind::Exclusive, self.cancel).await?;
+        let _turn = self.turn(inquiry, &turn).await?;
         // While we waited for our turn, somebody else may have had them moved.
         let uids = plans.iter().map(|p| &p.plan_uid).chain(images.iter().map(|i| &i.sop_instance_uid));
-        let there = memory.catalog.present(uids)?;
+        let there = on_disk(memory.catalog, uids)?;
         let plans: Vec<ListedPlan> = plans.iter().filter(|p| !there.contains(&p.plan_uid)).cloned().collect();
         let images: Vec<ListedImage> =
             images.iter().filter(|i| !there.contains(&i.sop_instance_uid)).cloned().collect();
