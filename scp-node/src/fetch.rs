@@ -256,9 +256,12 @@ pub struct ListedSession {
     pub unknown: usize,
     /// How many of them are on disk already.
     pub on_disk: usize,
+    /// What the archive does not tell of them, `plan` or `date`, while not all are on disk to look into.
+    pub untold: Vec<&'static str>,
 }
 
-/// The image sessions of a patient, as the archive lists them, newest first.
+/// The image sessions of a patient, as the archive lists them, newest first. With a label or date also those of which the
+/// archive does not tell it: they may be meant, and finding out would move them.
 ///
 /// # Errors
 /// As [`fetch`].
@@ -273,8 +276,10 @@ pub async fn sessions(
     let listing = listing(patient_id, archive, settings, cancel, label.is_some()).await?;
     let mut sessions = choice::summarize(&listing);
     sessions.retain(|s| {
-        let labelled = label.is_none_or(|l| s.plan_label.as_deref().is_some_and(|have| fits(l, have)));
-        labelled && date.is_none_or(|d| s.acquired.is_some_and(|a| a.date() == d))
+        let fits_or_untold =
+            |l| s.plan_label.as_deref().map_or(s.untold.contains(&"plan"), |have| fits(l, have));
+        let is_of = |d| s.acquired.map_or(s.untold.contains(&"date"), |a| a.date() == d);
+        label.is_none_or(fits_or_untold) && date.is_none_or(is_of)
     });
     Ok(sessions)
 }

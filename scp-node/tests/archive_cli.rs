@@ -189,3 +189,33 @@ fn find_plans_shows_a_plan_that_cannot_be_exported_without_its_label() {
     let unlabelled = plans.as_array().unwrap().iter().filter(|p| p["label"].is_null()).count();
     assert_eq!((code, unlabelled), (Some(0), 1), "{err}");
 }
+
+#[test]
+fn find_series_keeps_those_of_which_the_archive_does_not_tell_plan_or_date() {
+    let site = Site::start();
+    let dates = [tags::ACQUISITION_DATE, tags::CONTENT_DATE];
+    let find = |more: &[&str]| site.run(&[&["find", "series", "--patient", "QA_TB_WL"], more].concat());
+    // Six sessions of kV and six of MV images, three pictures that were computed.
+    for (keys, filter, what) in [
+        (vec![tags::REFERENCED_RT_PLAN_SEQUENCE], ["--plan", "WL_10MV"], "plan"),
+        (dates.to_vec(), ["--date", "2026-03-16"], "date"),
+    ] {
+        site.aria.set_faults(Faults { empty_keys: keys, ..Faults::default() });
+        // Listed while it was not told: a catalog of its own.
+        std::fs::remove_dir_all(site.directory.path().join("images")).ok();
+        let (code, out, err) = find(&filter);
+        assert_eq!((code, out.lines().count()), (Some(0), 1 + 15), "{out}{err}");
+        assert!(
+            err.contains(&format!("note: of 15 of these series the archive does not tell the {what}")),
+            "{err}"
+        );
+        let (_, json, _) = find(&[&filter[..], &["--json"]].concat());
+        let sessions: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert!(sessions.as_array().unwrap().iter().all(|s| s["untold"][0] == what), "{json}");
+        let (code, _, err) = site.fetch(&["--date", "2026-03-16"]);
+        assert_eq!(code, Some(0), "{err}");
+        // What was looked into is known now, and sorted out.
+        let (code, out, err) = find(&filter);
+        assert!(code == Some(0) && out.lines().count() < 16, "{out}{err}");
+    }
+}

@@ -100,6 +100,14 @@ fn series(whose: &Whose, date: Option<NaiveDate>, context: &Context) -> Result<E
             ]
         })
         .collect();
+    for what in ["plan", "date"] {
+        let n = sessions.iter().filter(|s| s.untold.contains(&what)).count();
+        if n > 0 {
+            context.printer.note(format!(
+                "note: of {n} of these series the archive does not tell the {what} (`-`); `fetch` looks into the images itself"
+            ));
+        }
+    }
     context.printer.table(["acquired", "plan", "MV", "kV", "?", "on disk", "series UID"], &rows);
     Ok(found(rows.len(), "series of RT Images", context))
 }

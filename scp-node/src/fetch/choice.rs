@@ -315,7 +315,8 @@ type SessionKey<'a> = (Option<&'a Uid>, &'a Uid, Option<NaiveDate>);
 
 /// The sessions of a patient, whatever their plan, for a user to look at; newest first.
 pub(super) fn summarize(listing: &Listing) -> Vec<ListedSession> {
-    let label = |plan: &Uid| listing.plans.iter().find(|p| &p.plan_uid == plan).and_then(|p| p.label.clone());
+    let listed = |plan: &Uid| listing.plans.iter().find(|p| &p.plan_uid == plan);
+    let on_disk = |uid: &Uid| listing.on_disk.contains(uid);
     let mut groups: BTreeMap<SessionKey<'_>, Vec<&ListedImage>> = BTreeMap::new();
     for image in &listing.images {
         groups.entry((image.plan_uid.as_ref(), &image.series_uid, image.date())).or_default().push(image);
@@ -323,15 +324,28 @@ pub(super) fn summarize(listing: &Listing) -> Vec<ListedSession> {
     let count = |images: &[&ListedImage], beam| images.iter().filter(|i| i.beam == beam).count();
     let mut sessions: Vec<ListedSession> = groups
         .into_iter()
-        .map(|((plan, series, _), images)| ListedSession {
-            series_uid: series.clone(),
-            acquired: images.iter().filter_map(|i| i.acquired).min(),
-            plan_uid: plan.cloned(),
-            plan_label: plan.and_then(label),
-            mv: count(&images, Some(Beam::Mv)),
-            kv: count(&images, Some(Beam::Kv)),
-            unknown: count(&images, None),
-            on_disk: images.iter().filter(|i| listing.on_disk.contains(&i.sop_instance_uid)).count(),
+        .map(|((plan, series, date), images)| {
+            let there = images.iter().filter(|i| on_disk(&i.sop_instance_uid)).count();
+            let plan_is_untold = match plan {
+                None => there < images.len(),
+                Some(plan) => listed(plan).is_some_and(|p| p.label.is_none() && !on_disk(plan)),
+            };
+            let date_is_untold = date.is_none() && there < images.len();
+            let untold = [("plan", plan_is_untold), ("date", date_is_untold)];
+            ListedSession {
+                series_uid: series.clone(),
+                acquired: images.iter().filter_map(|i| i.acquired).min(),
+                plan_uid: plan.cloned(),
+                plan_label: plan.and_then(listed).and_then(|p| p.label.clone()),
+                mv: count(&images, Some(Beam::Mv)),
+                kv: count(&images, Some(Beam::Kv)),
+                unknown: count(&images, None),
+                on_disk: there,
+                untold: untold
+                    .into_iter()
+                    .filter_map(|(what, is_untold)| is_untold.then_some(what))
+                    .collect(),
+            }
         })
         .collect();
     sessions.sort_by(|a, b| (b.acquired, &b.series_uid).cmp(&(a.acquired, &a.series_uid)));
