@@ -1,7 +1,7 @@
 //! What is on the disk before a sender is told so: the calls of the real program, in their order.
 
 #![cfg(target_os = "linux")]
-#![expect(clippy::unwrap_used, reason = "a set-up that fails fails its test")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a set-up that fails fails its test")]
 
 use std::path::{Path, PathBuf};
 

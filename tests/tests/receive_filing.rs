@@ -343,7 +343,6 @@ fn labels_too_long_for_a_directory_stay_below_the_root_and_never_meet() {
 }
 
 #[test]
-#[ignore = "known: a reindex takes a session's label from its directory, and one that was cut does not tell it"]
 fn labels_too_long_for_a_directory_survive_a_reindex() {
     let outer = tempfile::tempdir().unwrap();
     let (node, root) = file_hostile(outer.path(), &[], &long());
