@@ -71,7 +71,7 @@ fn send_until_dead(
     };
     for n in 0.. {
         // Images wait for their label first, and are renamed by the plan; in every third round it never comes.
-        let is_plan = n == 2 && round % 3 != 0;
+        let is_plan = n == 2 && !round.is_multiple_of(3);
         let (uid, data_set) = if is_plan { plan(round, sender) } else { image(round, sender, n) };
         let (association, class) =
             if is_plan { (&mut plans, uids::RT_PLAN_STORAGE) } else { (&mut images, uids::RT_IMAGE_STORAGE) };
