@@ -219,3 +219,16 @@ fn find_series_keeps_those_of_which_the_archive_does_not_tell_plan_or_date() {
         assert!(code == Some(0) && out.lines().count() < 16, "{out}{err}");
     }
 }
+
+#[test]
+fn how_an_archive_is_asked_is_logged_once() {
+    let site = Site::start();
+    let log = |more: &[&str]| {
+        let fetch =
+            ["--set", "log.level=info", "fetch", "--patient", "QA_TB_WL", "--plan", "WL_10MV", "--refresh"];
+        let (code, _, err) = site.run(&[&fetch, more].concat());
+        assert_eq!(code, Some(0), "{err}");
+        err.matches("found out how this archive is asked").count()
+    };
+    assert_eq!((log(&[]), log(&[])), (1, 0));
+}

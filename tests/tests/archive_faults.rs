@@ -16,7 +16,7 @@ use scp_node::fetch::{FetchRequest, Fetched, Step, fetch, kept};
 use scp_node::images::Catalog;
 use scp_node::names::{AeTitle, Uid};
 use scp_node::scu::Archive;
-use scp_node::settings::{ArchiveSettings, Settings};
+use scp_node::settings::{ArchiveSettings, Settings, Strategy};
 use tests::peers::{free_port, until};
 use tokio_util::sync::CancellationToken;
 
@@ -696,6 +696,23 @@ async fn what_is_moved_within_the_freshness_time_is_listed_anew_and_what_is_ther
     assert_eq!((uids(&again), again.queries), (session, 0));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_freshness_time_ends() {
+    let mut site = Site::start(Faults::default()).await;
+    site.settings.archives.first_mut().unwrap().fresh_for_s = 3600.0;
+    let request = FetchRequest { refresh: false, ..site.wish() };
+    site.fetch(&request).await.unwrap();
+    let newer = site.next_day();
+    site.add(&newer);
+    assert_eq!(site.fetch(&request).await.unwrap().queries, 0);
+    site.settings.archives.first_mut().unwrap().fresh_for_s = 0.001;
+    let asked_a_moment_ago = Instant::now();
+    tests::peers::until("a millisecond is over", Duration::from_secs(5), || {
+        asked_a_moment_ago.elapsed() > Duration::from_millis(2)
+    });
+    assert_eq!(uids(&site.fetch(&request).await.unwrap()), uids_of(&newer));
+}
+
 /// An archive that tells no labels, and cannot export this plan.
 fn not_exported(plan_uid: &str) -> Faults {
     Faults {
@@ -768,4 +785,56 @@ async fn two_who_must_look_into_the_same_objects_move_each_once() {
     let stored: usize = site.aria.asked().iter().filter(|a| a.what == "C-MOVE").map(|a| a.results).sum();
     let there = there as usize;
     assert_eq!((stored, one.moved + two.moved), (there, there));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn how_an_archive_is_asked_is_found_out_once() {
+    let site = Site::start(Faults { hierarchical_only: Some(Status(0xA900)), ..Faults::default() }).await;
+    let relational = |asked: &[scp_node::demo::Asked]| {
+        asked.iter().filter(|a| a.what == "C-FIND" && a.status == Status(0xA900)).count()
+    };
+    site.fetch(&site.wish()).await.unwrap();
+    let first = site.aria.asked();
+    assert_eq!(relational(&first), 1, "{first:?}");
+    site.add(&site.next_day());
+    site.fetch(&site.wish()).await.unwrap();
+    let second = site.aria.asked().split_off(first.len());
+    assert!(!second.is_empty() && relational(&second) == 0, "{second:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_strategy_that_is_set_is_followed() {
+    let mut site = Site::start(Faults::default()).await;
+    site.settings.archives.first_mut().unwrap().strategy = Strategy::Hierarchical;
+    assert_eq!(uids(&site.fetch(&site.wish()).await.unwrap()), site.newest());
+    let finds: Vec<_> = site.aria.asked().into_iter().filter(|a| a.what == "C-FIND").collect();
+    let above = |a: &scp_node::demo::Asked| {
+        let keys = &a.identifier;
+        keys.starts_with("STUDY ") || (keys.contains("StudyInstanceUID=") && !keys.contains("PatientID"))
+    };
+    assert!(finds.len() > 3 && finds.iter().all(above), "{finds:?}");
+
+    let mut site = Site::start(Faults { hierarchical_only: Some(Status(0xA900)), ..Faults::default() }).await;
+    site.settings.archives.first_mut().unwrap().strategy = Strategy::Relational;
+    contains(&site.fails().await, "does not match its information model", "strategy = \"hierarchical\"");
+    assert_eq!(site.aria.asked().len(), 1, "{:?}", site.aria.asked());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn image_types_mixed_in_one_series_are_chosen_per_image() {
+    let site = Site::start(Faults::default()).await;
+    let mut newer = site.next_day();
+    let portal: BTreeSet<String> = newer.iter().skip(2).map(Instance::sop_instance_uid).collect();
+    for image in newer.iter_mut().take(2) {
+        let simulator = PrimitiveValue::Strs(
+            ["ORIGINAL", "PRIMARY", "SIMULATOR"].into_iter().map(String::from).collect(),
+        );
+        image.header.put(DataElement::new(tags::IMAGE_TYPE, VR::CS, simulator));
+    }
+    site.add(&newer);
+    let request = FetchRequest { image_type: Some("PORTAL".into()), ..site.wish() };
+    let fetched = site.fetch(&request).await.unwrap();
+    assert_eq!((uids(&fetched), fetched.moved), (portal, 2));
+    let all = site.fetch(&site.wish()).await.unwrap();
+    assert_eq!((uids(&all), all.moved), (uids_of(&newer), 2));
 }

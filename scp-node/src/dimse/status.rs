@@ -72,3 +72,32 @@ impl fmt::Display for Status {
         write!(f, "0x{:04X}", self.0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_status_has_the_class_that_the_standard_gives_it() {
+        // First of each run of codes of one class; a run ends where the next begins.
+        let runs = [
+            (0x0000, Class::Success),
+            (0x0001, Class::Warning),
+            (0x0002, Class::Failure),
+            (0x0107, Class::Warning),
+            (0x0108, Class::Failure),
+            (0x0116, Class::Warning),
+            (0x0117, Class::Failure),
+            (0xB000, Class::Warning),
+            (0xC000, Class::Failure),
+            (0xFE00, Class::Cancel),
+            (0xFE01, Class::Failure),
+            (0xFF00, Class::Pending),
+            (0xFF02, Class::Failure),
+        ];
+        for code in 0..=u16::MAX {
+            let (_, expected) = runs.iter().rev().find(|(first, _)| *first <= code).unwrap();
+            assert_eq!(Status(code).class(), *expected, "{}", Status(code));
+        }
+    }
+}

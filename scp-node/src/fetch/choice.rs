@@ -153,7 +153,7 @@ fn notice_of_unread(plan: &Uid, why: &Reason, doubtful: &[&ListedImage]) -> Opti
     let images = doubtful.iter().filter(|i| i.plan_uid.as_ref() == Some(plan)).count();
     (images > 0).then(|| {
         format!(
-            "the label of plan {plan}, which {images} images name, is not known ({}): --plan-uid chooses it if it is the one that is meant",
+            "the label of plan {plan} (images that name it: {images}) is not known ({}): --plan-uid chooses it if it is the one that is meant",
             why.what
         )
     })
@@ -420,3 +420,6 @@ impl PassedOver {
         Error::NotFound { what: format!("the archive has no {wanted} image{on} for {plan}"), hint }
     }
 }
+
+#[cfg(test)]
+mod tests;
