@@ -30,6 +30,7 @@ use crate::settings::Settings;
 pub use choice::is_of_type;
 use choice::{Choice, ChosenSession, Reason, Unread};
 use inbox::Inbox;
+#[cfg(feature = "server")]
 pub(crate) use inbox::store_for_service;
 pub use inbox::{has_guests, see_guests_out};
 use lock::{Kind, Turn};

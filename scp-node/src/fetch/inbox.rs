@@ -26,6 +26,7 @@ const IN_USE: &str = "inbox";
 const HOSTING: &str = "hosting";
 /// How long the service waits for a fetch that hosts the receiver. Justification: longer than any fetch that somebody
 /// waits for, and than [`LINGER`]; afterwards the system's own way of starting a service again is the better one.
+#[cfg(feature = "server")]
 const SERVICE_WAIT: Duration = Duration::from_secs(600);
 /// How long a receiver may take from its lock on the directory to listening, and from closing to letting go.
 const START_GRACE: Duration = Duration::from_secs(10);
@@ -145,6 +146,7 @@ fn free_store(settings: &Settings) -> Result<Option<(Store, Turn)>> {
 /// # Errors
 /// [`Error::Misuse`] when another service has this root, or a fetch does not come to its end; [`Error::Cancelled`] after
 /// a `stop`; [`Error::Io`], [`Error::Catalog`].
+#[cfg(feature = "server")]
 pub(crate) async fn store_for_service(settings: &Settings, stop: &CancellationToken) -> Result<Store> {
     let root = &settings.images.root;
     let start = Instant::now();
