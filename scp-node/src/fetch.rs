@@ -500,7 +500,8 @@ impl<'a> Job<'a> {
                 Err(error) if is_missing(&error) => {
                     let came = on_disk(memory.catalog, &series.instances)?;
                     self.moved += came.len();
-                    let why = Reason { what: error.to_string(), hint: error.hint() };
+                    let comment = error.comment().map(str::to_owned);
+                    let why = Reason { what: error.to_string(), hint: error.hint(), comment };
                     let stayed = series.instances.into_iter().filter(|plan| !came.contains(plan));
                     self.unread.extend(stayed.map(|plan| (plan, why.clone())));
                 }

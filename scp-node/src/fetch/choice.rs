@@ -50,6 +50,8 @@ pub(super) type Unread = BTreeMap<Uid, Reason>;
 pub(super) struct Reason {
     pub what: String,
     pub hint: String,
+    /// In the archive's own words, for the user alone.
+    pub comment: Option<String>,
 }
 
 /// Chooses.
@@ -107,16 +109,18 @@ fn unlabelled<'a>(listing: &'a Listing, wish: &FetchRequest) -> BTreeMap<&'a Uid
     plans.map(|p| (&p.plan_uid, p)).collect()
 }
 
-/// The error that there is no such plan, unless it may be one whose label is not known.
+/// The error that there is no such plan; where it may be one whose label is not known, that this is not known.
 fn unless_unread(error: Error, unlabelled: &BTreeMap<&Uid, &ListedPlan>, unread: &Unread) -> Error {
     let Some((plan, why)) = unlabelled.keys().find_map(|uid| unread.get_key_value(*uid)) else {
         return error;
     };
     let n = unlabelled.len();
     let which = if n == 1 { format!("plan {plan}") } else { format!("{n} plans, such as {plan},") };
-    Error::NotFound {
+    Error::Incomplete {
         what: format!("{error}; the label of {which} is not known ({})", why.what),
         hint: format!("--plan-uid {plan} chooses it if it is the one that is meant; {}", why.hint),
+        missing: unlabelled.keys().map(ToString::to_string).collect(),
+        comment: why.comment.clone(),
     }
 }
 
@@ -145,7 +149,7 @@ fn newer_but_unread(
         ),
         hint: format!("--plan-uid {plan} chooses it{other}; {}", why.hint),
         missing: vec![plan.to_string()],
-        comment: None,
+        comment: why.comment.clone(),
     })
 }
 

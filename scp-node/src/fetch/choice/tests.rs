@@ -178,7 +178,7 @@ fn a_plan_that_cannot_be_read_is_told_where_its_images_are_older_and_an_error_wh
     let mut listing = listing(vec![image(1, 1, NEW), image(2, 1, OLD)]);
     listing.plans.push(plan(3, None));
     listing.images[1].plan_uid = Some(uid("9.3"));
-    let why = Reason { what: "it does not come".into(), hint: "see to it".into() };
+    let why = Reason { what: "it does not come".into(), hint: "see to it".into(), comment: None };
     let unread: Unread = [(uid("9.3"), why)].into();
     let Choice::Sessions { sessions, notices } = choose(&listing, &wish(), &unread) else { panic!() };
     assert_eq!((sessions[0].plan_uid.as_str(), notices.len()), ("9.1", 1));
