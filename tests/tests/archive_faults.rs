@@ -707,7 +707,7 @@ async fn the_freshness_time_ends() {
     assert_eq!(site.fetch(&request).await.unwrap().queries, 0);
     site.settings.archives.first_mut().unwrap().fresh_for_s = 0.001;
     let asked_a_moment_ago = Instant::now();
-    tests::peers::until("a millisecond is over", Duration::from_secs(5), || {
+    until("a millisecond is over", Duration::from_secs(5), || {
         asked_a_moment_ago.elapsed() > Duration::from_millis(2)
     });
     assert_eq!(uids(&site.fetch(&request).await.unwrap()), uids_of(&newer));
