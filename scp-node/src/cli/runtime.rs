@@ -24,18 +24,33 @@ where
         .map_err(|source| Error::Network { what: "cannot start the runtime".into(), source })?;
     let cancel = CancellationToken::new();
     let token = cancel.clone();
+    // Listened for from here on, not only once the task runs: a job may be interrupted in its first moment.
+    let interrupts = {
+        let _in_runtime = runtime.enter();
+        interrupts()
+    };
     runtime.spawn(async move {
-        if tokio::signal::ctrl_c().await.is_ok() {
-            token.cancel();
-        }
-        if tokio::signal::ctrl_c().await.is_ok() {
-            std::process::exit(130);
-        }
+        // Without it Ctrl-C ends the process, as the system does by itself.
+        let Ok(mut interrupts) = interrupts else { return };
+        interrupts.recv().await;
+        token.cancel();
+        interrupts.recv().await;
+        std::process::exit(130);
     });
     let result = runtime.block_on(job(cancel));
     // Tasks that are left only wait for something; nothing of the job is among them.
     runtime.shutdown_background();
     result
+}
+
+#[cfg(unix)]
+fn interrupts() -> std::io::Result<tokio::signal::unix::Signal> {
+    tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())
+}
+
+#[cfg(windows)]
+fn interrupts() -> std::io::Result<tokio::signal::windows::CtrlC> {
+    tokio::signal::windows::ctrl_c()
 }
 
 /// Lets receivers that other fetches use live on for their while, when all is printed; Ctrl-C ends them.
