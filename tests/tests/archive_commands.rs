@@ -77,6 +77,16 @@ fn json(text: &str) -> serde_json::Value {
     serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {text}"))
 }
 
+/// A service that ends with its test, also when that fails.
+struct Service(Child);
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// Interrupts the process, and gives what it said and how long it took to end.
 fn interrupt(child: Child) -> ((Option<i32>, String, String), Duration) {
     let start = Instant::now();
@@ -202,8 +212,8 @@ async fn what_an_archive_remarks_is_told_to_the_user_and_not_to_the_log() {
     site.aria.set_faults(faults.clone());
     let log = site.directory.path().join("log");
     let mut service = site.command(&["--set", "log.level=trace", "serve"]);
-    let mut service =
-        service.stdout(Stdio::null()).stderr(std::fs::File::create(&log).unwrap()).spawn().unwrap();
+    let service = service.stdout(Stdio::null()).stderr(std::fs::File::create(&log).unwrap());
+    let service = Service(service.spawn().unwrap());
     let text = || std::fs::read_to_string(&log).unwrap();
     until("the service has asked in vain", LONG, || text().contains("could not be asked for"));
     let (code, out, err) = site.fetch(&["--json"]);
@@ -217,7 +227,6 @@ async fn what_an_archive_remarks_is_told_to_the_user_and_not_to_the_log() {
     site.aria.set_faults(Faults { find_status: Some(Status(0xC001)), ..faults });
     let (code, out, err) = site.fetch(&["--json", "--refresh"]);
     assert_eq!((code, json(&out)["comment"].as_str()), (Some(1), Some("PATIENT^NAME")), "{out}{err}");
-    service.kill().unwrap();
-    service.wait().unwrap();
+    drop(service);
     assert!(text().contains("status") && !text().contains("PATIENT^NAME"), "{}", text());
 }

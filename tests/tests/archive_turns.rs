@@ -100,6 +100,16 @@ impl Running {
     }
 }
 
+/// A service that ends with its test, also when that fails.
+struct Service(Child);
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 fn one() -> FetchRequest {
     FetchRequest::new("QA_TB_WL", "WL_10MV")
 }
@@ -200,19 +210,19 @@ async fn the_service_waits_for_a_fetch_that_hosts_the_receiver_and_hears_a_stop_
         let text = std::fs::read_to_string(site.directory.path().join(name)).unwrap();
         text.contains("waiting for a fetch that hosts the receiver")
     };
-    let mut stopped = site.command(&["serve"]).stderr(log("stopped")).spawn().unwrap();
-    let mut service = site.command(&["serve"]).stderr(log("service")).spawn().unwrap();
+    let mut stopped = Service(site.command(&["serve"]).stderr(log("stopped")).spawn().unwrap());
+    let mut service = Service(site.command(&["serve"]).stderr(log("service")).spawn().unwrap());
     until("both services wait", LONG, || waits("stopped") && waits("service"));
-    signal(&stopped, "TERM");
-    assert_eq!(stopped.wait().unwrap().code(), Some(0));
+    signal(&stopped.0, "TERM");
+    assert_eq!(stopped.0.wait().unwrap().code(), Some(0));
     let mut line = String::new();
-    BufReader::new(service.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    BufReader::new(service.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
     let fetched = texts(host.wait_with_output().unwrap());
     assert_eq!((fetched.0, fetched.1.lines().count()), (Some(0), 3), "{fetched:?}");
     assert!(line.contains("receives on"), "{line}");
     // Another service is no fetch: that is told at once.
     let second = texts(site.command(&["serve"]).output().unwrap());
     assert!(second.0 == Some(1) && second.2.contains("another receiver files into"), "{second:?}");
-    signal(&service, "TERM");
-    assert_eq!(service.wait().unwrap().code(), Some(0));
+    signal(&service.0, "TERM");
+    assert_eq!(service.0.wait().unwrap().code(), Some(0));
 }
