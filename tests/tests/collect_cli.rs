@@ -129,48 +129,88 @@ fn hostile_zips_are_refused_with_a_reason_and_the_rest_goes_on() {
     assert_eq!(site.files("diagnostics/refused").len(), 2);
 }
 
+/// A command that is killed at random moments of its work.
+struct Killed {
+    words: [&'static str; 2],
+    /// Kills fall within this time of its start. It follows how long the work takes on this machine.
+    reach: Duration,
+    at_work: u32,
+}
+
+impl Killed {
+    fn new(words: [&'static str; 2]) -> Self {
+        Self { words, reach: Duration::from_millis(40), at_work: 0 }
+    }
+
+    /// Starts it and kills it after a part of its reach, of 256. True when it had ended by itself.
+    fn run(&mut self, site: &Site, part: u8) -> bool {
+        let mut child =
+            site.command(&self.words).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        // Not a wait for a condition: the moment of the kill is the test's input.
+        std::thread::sleep(self.reach * u32::from(part) / 256);
+        let ended = child.try_wait().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        if ended.is_none() {
+            self.at_work += 1;
+            self.reach = self.reach * 9 / 8;
+        } else {
+            assert!(ended.is_some_and(|status| status.success()), "{:?}: {ended:?}", self.words);
+            self.reach = self.reach * 3 / 4;
+        }
+        ended.is_some()
+    }
+}
+
 #[test]
 fn forty_kills_lose_nothing_and_double_nothing() {
     let site = Site::new(&["4299", "4300"]);
     let mut zips = BTreeMap::new();
     let mut records = BTreeMap::new();
-    let mut delays = noise(3).map(u64::from);
-    let (mut killed, mut in_fetch, mut in_extract) = (0, 0, 0);
-    for n in 0..40 {
-        if n % 5 == 0 {
-            // The linac has made another one.
-            let linac = if n % 2 == 0 { "4299" } else { "4300" };
-            let made: Vec<_> =
-                (0..60).map(|k| (format!("{n}_{k}.trf"), record(100 * n + k, 60 + k as usize))).collect();
-            for (name, bytes) in &made {
-                records.insert(format!("to_be_indexed/{linac}/{name}"), sha256(bytes));
+    let mut moments = noise(3);
+    let mut fetch = Killed::new(["trf", "fetch"]);
+    let mut extract = Killed::new(["trf", "extract"]);
+    let mut runs = 0;
+    for n in 0.. {
+        // The linac has made another one.
+        let linac = if n % 2 == 0 { "4299" } else { "4300" };
+        let made: Vec<_> =
+            (0..60).map(|k| (format!("{n}_{k}.trf"), record(100 * n + k, 60 + k as usize))).collect();
+        for (name, bytes) in &made {
+            records.insert(format!("to_be_indexed/{linac}/{name}"), sha256(bytes));
+        }
+        let zip = zip_of(20_000_000, made.into_iter());
+        site.put(linac, &format!("SDD+{n}.zip"), &zip);
+        zips.insert(format!("diagnostics/already_indexed/{linac}/SDD+{n}.zip"), sha256(&zip));
+        // Each is started again until it gets to its end.
+        for command in [&mut fetch, &mut extract] {
+            loop {
+                runs += 1;
+                let ended = command.run(&site, moments.next().unwrap());
+                // What is there under a final name is whole at every moment.
+                let shown = site.files("to_be_indexed");
+                for (name, hash) in shown.into_iter().filter(|(name, _)| name.ends_with(".trf")) {
+                    assert_eq!(records.get(&name), Some(&hash), "{name} after {runs} runs");
+                }
+                for (name, hash) in site.files("diagnostics/already_indexed") {
+                    assert_eq!(zips.get(&name), Some(&hash), "{name} after {runs} runs");
+                }
+                if ended {
+                    break;
+                }
             }
-            let zip = zip_of(20_000_000, made.into_iter());
-            site.put(linac, &format!("SDD+{n}.zip"), &zip);
-            zips.insert(format!("diagnostics/already_indexed/{linac}/SDD+{n}.zip"), sha256(&zip));
         }
-        let is_fetch = n % 5 < 2;
-        let words: &[&str] = if is_fetch { &["trf", "fetch"] } else { &["trf", "extract"] };
-        let mut child = site.command(words).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        std::thread::sleep(Duration::from_micros(1000 + 150 * delays.next().unwrap()));
-        if child.try_wait().unwrap().is_none() {
-            killed += 1;
-            in_fetch += usize::from(is_fetch);
-            in_extract += usize::from(!is_fetch);
+        if fetch.at_work >= 20 && extract.at_work >= 20 {
+            break;
         }
-        child.kill().unwrap();
-        child.wait().unwrap();
-        // What is there under a final name is whole at every moment.
-        for (name, hash) in site.files("to_be_indexed").into_iter().filter(|(name, _)| name.ends_with(".trf"))
-        {
-            assert_eq!(records.get(&name), Some(&hash), "{name} after {n} kills");
-        }
-        for (name, hash) in site.files("diagnostics/already_indexed") {
-            assert_eq!(zips.get(&name), Some(&hash), "{name} after {n} kills");
-        }
+        assert!(
+            runs < 400,
+            "{} fetches and {} extracts killed in {runs} runs",
+            fetch.at_work,
+            extract.at_work
+        );
     }
-    eprintln!("{killed} of 40 runs were killed at work: {in_fetch} fetches, {in_extract} extracts");
-    assert!(in_fetch > 2 && in_extract > 2, "the runs end before they are killed");
+    eprintln!("{runs} runs, killed at work: {} fetches, {} extracts", fetch.at_work, extract.at_work);
     for words in [["trf", "fetch"], ["trf", "extract"]] {
         let (output, out, err) = site.run(&words);
         assert!(output.status.success(), "{out}{err}");
