@@ -122,18 +122,15 @@ impl Catalog {
     pub(super) fn moving<T>(&mut self, work: impl FnOnce(&Self, &mut Moves) -> Result<T>) -> Result<T> {
         if !self.connection.is_autocommit() {
             // A panic left one open.
-            self.connection.execute_batch("ROLLBACK").map_err(|e| self.error(e))?;
+            self.run("ROLLBACK")?;
         }
         // rusqlite's own guard would borrow the connection that `work` needs.
-        self.connection.execute_batch("BEGIN IMMEDIATE").map_err(|e| self.error(e))?;
+        self.run("BEGIN IMMEDIATE")?;
         let mut moves = Moves::default();
-        let done = work(self, &mut moves).and_then(|value| {
-            self.connection.execute_batch("COMMIT").map_err(|e| self.error(e))?;
-            Ok(value)
-        });
+        let done = work(self, &mut moves).and_then(|value| self.run("COMMIT").map(|()| value));
         if done.is_err() {
             moves.undo(0);
-            let _ = self.connection.execute_batch("ROLLBACK");
+            let _ = self.run("ROLLBACK");
         }
         done
     }
@@ -143,18 +140,21 @@ impl Catalog {
     /// # Errors
     /// Those of `work`, after its moves and rows were undone.
     pub(super) fn part<T>(&self, moves: &mut Moves, work: impl FnOnce(&mut Moves) -> Result<T>) -> Result<T> {
-        let run = |sql| {
-            self.connection.prepare_cached(sql).and_then(|mut s| s.execute([])).map_err(|e| self.error(e))
-        };
-        run("SAVEPOINT part")?;
+        self.run("SAVEPOINT part")?;
         let steps = moves.done.len();
         let done = work(moves);
         if done.is_err() {
             moves.undo(steps);
-            run("ROLLBACK TO part")?;
+            self.run("ROLLBACK TO part")?;
         }
-        run("RELEASE part")?;
+        self.run("RELEASE part")?;
         done
+    }
+
+    /// A statement without values that is needed again and again.
+    fn run(&self, sql: &str) -> Result<()> {
+        let run = || self.connection.prepare_cached(sql)?.execute([]);
+        run().map(|_| ()).map_err(|e| self.error(e))
     }
 }
 

@@ -4,9 +4,12 @@
 //! events that borrow from the one buffer, so that memory is constant whatever the object's size. Cancel-safe: partial
 //! bytes stay here when a waiting future is dropped. Source: PS3.8 §9.3, annex E.
 
+use std::io::{ErrorKind, IoSliceMut, Read};
 use std::time::{Duration, Instant};
 
 use dicom_ul::pdu::{AbortRQServiceProviderReason as Abort, AssociationRQ, Pdu, read_pdu};
+use socket2::SockRef;
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use super::ack;
@@ -243,11 +246,11 @@ impl Stream {
         let ahead = if most == open.left { AHEAD } else { 0 };
         let n = loop {
             let header = self.buffer.get_mut(..ahead).unwrap_or_default();
-            let both = &mut [std::io::IoSliceMut::new(place), std::io::IoSliceMut::new(header)];
-            match self.socket.try_read_vectored(both) {
-                Ok(0) => return Err(End::Lost(std::io::ErrorKind::UnexpectedEof.into())),
-                Ok(n) => break n,
-                Err(error) => self.readable(error, patience).await?,
+            let both = &mut [IoSliceMut::new(place), IoSliceMut::new(header)];
+            match read_now(&self.socket, both).map_err(End::Lost)? {
+                Some(0) => return Err(End::Lost(ErrorKind::UnexpectedEof.into())),
+                Some(n) => break n,
+                None => self.readable(patience).await?,
             }
         };
         let bytes = n.min(most);
@@ -412,23 +415,20 @@ impl Stream {
         loop {
             let to = self.buffer.len().min(self.end.saturating_add(most));
             let room = self.buffer.get_mut(self.end..to).unwrap_or_default();
-            match self.socket.try_read(room) {
-                Ok(0) if self.is_between_pdus() => return Err(End::Closed),
-                Ok(0) => return Err(End::Lost(std::io::ErrorKind::UnexpectedEof.into())),
-                Ok(n) => {
+            match read_now(&self.socket, &mut [IoSliceMut::new(room)]).map_err(End::Lost)? {
+                Some(0) if self.is_between_pdus() => return Err(End::Closed),
+                Some(0) => return Err(End::Lost(ErrorKind::UnexpectedEof.into())),
+                Some(n) => {
                     self.end += n;
                     return Ok(());
                 }
-                Err(error) => self.readable(error, patience).await?,
+                None => self.readable(patience).await?,
             }
         }
     }
 
-    /// After a read that failed: waits for bytes when there were none.
-    async fn readable(&mut self, error: std::io::Error, patience: &mut Patience) -> Result<(), End> {
-        if error.kind() != std::io::ErrorKind::WouldBlock {
-            return Err(End::Lost(error));
-        }
+    /// Waits for bytes, when a read found none.
+    async fn readable(&mut self, patience: &mut Patience) -> Result<(), End> {
         if !std::mem::replace(&mut self.acknowledged, true) {
             ack::now(&self.socket);
         }
@@ -444,6 +444,23 @@ impl Stream {
         }
         patience.spend(began.elapsed());
         Ok(())
+    }
+}
+
+/// Reads once, as much as there is and fits; `None` when nothing has come yet.
+fn read_now(socket: &TcpStream, places: &mut [IoSliceMut<'_>]) -> std::io::Result<Option<usize>> {
+    let fits: usize = places.iter().map(|place| place.len()).sum();
+    let mut read = None;
+    let tried = socket.try_io(Interest::READABLE, || {
+        let n = (&*SockRef::from(socket)).read_vectored(places)?;
+        read = Some(n);
+        // Less than fits was all there is: the next read waits at once, without asking the system in vain. Windows tells
+        // of new bytes only after a read that found none.
+        if cfg!(unix) && 0 < n && n < fits { Err(ErrorKind::WouldBlock.into()) } else { Ok(()) }
+    });
+    match tried {
+        Err(error) if error.kind() != ErrorKind::WouldBlock => Err(error),
+        _ => Ok(read),
     }
 }
 
