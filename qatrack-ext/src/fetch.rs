@@ -219,17 +219,19 @@ fn listed(
 ) -> Result<Vec<ListedPlan>, Failure> {
     let cancel = CancellationToken::new();
     let asking = scp_node::fetch::plans(patient, plan, archive, settings, &cancel);
-    runtime()?
-        .block_on(async {
-            tokio::time::timeout(timeout, asking).await.unwrap_or_else(|_| {
-                Err(scp_node::Error::Timeout {
-                    what: "asking the archive for plans".into(),
-                    seconds: timeout.as_secs_f64(),
-                    hint: "try again, or give a longer timeout".into(),
-                })
+    let listed = runtime()?.block_on(async {
+        tokio::time::timeout(timeout, asking).await.unwrap_or_else(|_| {
+            Err(scp_node::Error::Timeout {
+                what: "asking the archive for plans".into(),
+                seconds: timeout.as_secs_f64(),
+                hint: "try again, or give a longer timeout".into(),
             })
         })
-        .map_err(Failure::from)
+    })?;
+    for notice in &listed.notices {
+        tracing::warn!("{notice}");
+    }
+    Ok(listed.plans)
 }
 
 fn as_dict<'py>(py: Python<'py>, plan: &ListedPlan) -> PyResult<Bound<'py, PyDict>> {

@@ -357,7 +357,7 @@ async fn what_the_archive_no_longer_lists_is_told_and_not_handed_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_that_somebody_removed_is_moved_again() {
+async fn a_file_that_somebody_removed_or_a_power_cut_emptied_is_moved_again() {
     let site = Site::start(Faults::default()).await;
     let fresh = FetchRequest { refresh: false, ..site.wish() };
     let first = site.fetch(&fresh).await.unwrap();
@@ -373,6 +373,12 @@ async fn a_file_that_somebody_removed_is_moved_again() {
     assert_eq!((again.moved, &again.sessions), (1, &first.sessions));
     assert!(removed.path.is_file());
     assert_eq!(kept(&fresh, &site.settings).unwrap().unwrap().sessions, first.sessions);
+    // As a power cut leaves files of which the name was written, and the bytes were not.
+    std::fs::write(&removed.path, b"").unwrap();
+    assert_eq!(kept(&fresh, &site.settings).unwrap(), None, "not all of it is whole");
+    let again = site.fetch(&fresh).await.unwrap();
+    assert_eq!((again.moved, &again.sessions), (1, &first.sessions));
+    assert_eq!(removed.path.metadata().unwrap().len(), removed.bytes);
     // All of them: the directory is gone too.
     std::fs::remove_dir_all(&session.session.directory).unwrap();
     let again = site.fetch(&fresh).await.unwrap();

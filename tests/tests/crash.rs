@@ -200,7 +200,7 @@ fn check_after_start(root: &Path, acknowledged: &[String]) {
     let seen: Vec<_> = visible.iter().filter(|(_, path)| !is_plan(path)).map(|(uid, _)| uid).collect();
     assert_eq!(listed.keys().collect::<Vec<_>>(), seen);
     let uids: Vec<Uid> = acknowledged.iter().map(|uid| Uid::new(uid).unwrap()).collect();
-    let present = catalog.present(&uids).unwrap();
+    let present = catalog.on_disk(&uids).unwrap();
     for uid in &uids {
         assert!(present.contains(uid), "{uid} was acknowledged and is not in the catalog");
     }

@@ -7,8 +7,7 @@ use clap::Subcommand;
 
 use super::{Context, runtime};
 use crate::error::Result;
-use crate::fetch;
-use crate::names::fits;
+use crate::fetch::{self, ListedPlans};
 
 /// Lists what an archive has of a patient: plans, or series of images.
 #[derive(Debug, clap::Args)]
@@ -55,23 +54,12 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<ExitCode> {
 }
 
 fn plans(whose: &Whose, context: &Context) -> Result<ExitCode> {
-    let (patient, archive) = (&whose.patient, whose.archive.as_deref());
-    let mut plans = runtime::block_on(context, |cancel| async move {
-        fetch::plans(patient, None, archive, context.settings(), &cancel).await
+    let (patient, label, archive) = (&whose.patient, whose.plan.as_deref(), whose.archive.as_deref());
+    let ListedPlans { plans, notices } = runtime::block_on(context, |cancel| async move {
+        fetch::plans(patient, label, archive, context.settings(), &cancel).await
     })?;
-    let unlabelled: Vec<_> =
-        plans.iter().filter(|p| p.label.is_none()).map(|p| p.plan_uid.to_string()).collect();
-    if let Some(label) = &whose.plan {
-        plans.retain(|p| p.label.as_deref().is_some_and(|have| fits(label, have)));
-    }
-    if let Some(first) = unlabelled.first() {
-        let which = match unlabelled.len() {
-            1 => format!("plan {first}"),
-            n => format!("{n} plans, such as {first}"),
-        };
-        context.printer.note(format!(
-            "note: no label is known of {which}: the archive neither tells it nor sends the plan; fetch --plan-uid chooses one"
-        ));
+    for notice in notices {
+        context.printer.note(format!("note: {notice}"));
     }
     context.printer.json(&plans);
     let rows: Vec<_> =

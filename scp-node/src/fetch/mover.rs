@@ -7,7 +7,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::Step;
 use super::inbox::Inbox;
-use super::on_disk::on_disk;
 use crate::dimse::Status;
 use crate::dimse::status::Class;
 use crate::error::{Error, Result};
@@ -167,7 +166,7 @@ async fn attempt_move(
     let mut seen = 0;
     // An archive that sends no pending responses is alive as long as objects arrive.
     let mut is_alive = || {
-        let now = on_disk(catalog, chunk).map_or(0, |p| p.len());
+        let now = catalog.on_disk(chunk).map_or(0, |p| p.len());
         std::mem::replace(&mut seen, now) < now
     };
     let mut pending = |p: Pending| progress(Step::Moving { done: usize::from(p.done).min(total), total });
@@ -196,24 +195,24 @@ fn is_cut(error: &Error) -> bool {
 }
 
 fn absent(catalog: &Catalog, instances: &[Uid]) -> Result<Vec<Uid>> {
-    let here = on_disk(catalog, instances)?;
+    let here = catalog.on_disk(instances)?;
     Ok(instances.iter().filter(|uid| !here.contains(*uid)).cloned().collect())
 }
 
 fn arrived_any(catalog: &Catalog, instances: &[Uid]) -> Result<bool> {
-    Ok(!on_disk(catalog, instances)?.is_empty())
+    Ok(!catalog.on_disk(instances)?.is_empty())
 }
 
 /// Waits while objects still arrive: an archive may answer before its last store is through.
 async fn wait_for(catalog: &Catalog, instances: &[Uid], cancel: &CancellationToken) -> Result<()> {
-    let mut before: HashSet<Uid> = on_disk(catalog, instances)?;
+    let mut before: HashSet<Uid> = catalog.on_disk(instances)?;
     let mut last = Instant::now();
     while before.len() < instances.len() && last.elapsed() < ARRIVAL_GRACE {
         tokio::select! {
             () = cancel.cancelled() => return Err(Error::Cancelled),
             () = tokio::time::sleep(LOOK) => {}
         }
-        let now = on_disk(catalog, instances)?;
+        let now = catalog.on_disk(instances)?;
         if now.len() > before.len() {
             (before, last) = (now, Instant::now());
         }

@@ -12,7 +12,8 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
 use super::layout;
 use super::moves::Moves;
 use super::rows::{
-    Instance, PlanRecord, Session, SessionFilter, TIME_FORMAT, Totals, beam_text, instance, plan, time,
+    Entered, Instance, PlanRecord, Session, SessionFilter, TIME_FORMAT, Totals, beam_text, instance, plan,
+    time,
 };
 use crate::error::{Error, Result};
 use crate::names::Uid;
@@ -210,21 +211,38 @@ impl Catalog {
         work()
     }
 
-    /// Which of these instances are in the catalog.
+    /// Which of these instances are on disk: in the catalog, and their files there as they were filed. A disk that cannot be
+    /// looked into has not lost them.
     ///
     /// # Errors
     /// [`Error::Catalog`]
-    pub fn present<'a>(&self, instances: impl IntoIterator<Item = &'a Uid>) -> Result<HashSet<Uid>> {
-        let find = || -> rusqlite::Result<HashSet<Uid>> {
-            let mut statement =
-                self.connection.prepare_cached("SELECT 1 FROM instances WHERE sop_instance_uid = ?1")?;
-            let mut present = HashSet::new();
-            for uid in instances {
-                if statement.exists([uid.as_str()])? {
-                    present.insert(uid.clone());
-                }
+    pub fn on_disk<'a>(&self, instances: impl IntoIterator<Item = &'a Uid>) -> Result<HashSet<Uid>> {
+        let mut there = HashSet::new();
+        for uid in instances {
+            if self.entered(uid)?.is_some_and(|entered| entered.is_there().unwrap_or(true)) {
+                there.insert(uid.clone());
             }
-            Ok(present)
+        }
+        Ok(there)
+    }
+
+    /// What there is of the file of this instance.
+    pub(super) fn entered(&self, uid: &Uid) -> Result<Option<Entered>> {
+        let find = || {
+            self.connection
+                .prepare_cached(
+                    "SELECT s.directory, i.file_name, i.bytes, i.transfer_syntax_uid
+                     FROM instances i JOIN sessions s ON s.id = i.session_id WHERE i.sop_instance_uid = ?1",
+                )?
+                .query_row([uid.as_str()], |row| {
+                    let (directory, file): (String, String) = (row.get(0)?, row.get(1)?);
+                    Ok(Entered {
+                        path: self.root().join(directory).join(file),
+                        bytes: row.get::<_, i64>(2)? as u64,
+                        transfer_syntax_uid: row.get(3)?,
+                    })
+                })
+                .optional()
         };
         find().map_err(|e| self.error(e))
     }

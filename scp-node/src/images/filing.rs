@@ -59,10 +59,12 @@ pub enum Filed {
 
 /// Files one received object.
 pub(super) fn file(catalog: &Catalog, received: &Received, moves: &mut Moves) -> Result<Filed> {
-    if let Some((path, same_syntax)) = existing(catalog, received)? {
-        if path.exists() {
-            if !same_syntax || !same_data_set(received, &path)? {
-                return keep(catalog, received, &path, moves);
+    if let Some(entered) = catalog.entered(&received.sop_instance_uid)? {
+        let path = &entered.path;
+        if entered.is_there().map_err(Error::io(path))? {
+            let same_syntax = entered.transfer_syntax_uid == received.transfer_syntax_uid;
+            if !same_syntax || !same_data_set(received, path)? {
+                return keep(catalog, received, path, moves);
             }
             std::fs::remove_file(&received.file).map_err(Error::io(&received.file))?;
             if received.head.is_plan() {
@@ -70,21 +72,15 @@ pub(super) fn file(catalog: &Catalog, received: &Received, moves: &mut Moves) ->
             }
             return Ok(Filed::Same);
         }
-        // Somebody removed the file by hand; the row goes too, and the object is filed anew.
-        catalog
-            .connection
-            .execute(
-                "DELETE FROM instances WHERE sop_instance_uid = ?1",
-                [received.sop_instance_uid.as_str()],
-            )
-            .map_err(|e| catalog.error(e))?;
+        // The row goes too, and the object is filed anew.
+        forget(catalog, &received.sop_instance_uid)?;
     }
     let (session, below) = session(catalog, received, None)?;
     let directory = catalog.root().join(&below);
     let path = directory.join(layout::file_name(prefix(&received.head), &received.sop_instance_uid));
     // Not in the catalog, yet there: a crash left it, or a power cut half of it.
-    let there =
-        if path.exists() { Some(reindex::read(&path, received.sop_instance_uid.clone())) } else { None };
+    let is_there = path.try_exists().map_err(Error::io(&path))?;
+    let there = is_there.then(|| reindex::read(&path, received.sop_instance_uid.clone()));
     match there {
         Some(Ok(_)) if same_data_set(received, &path)? => {
             std::fs::remove_file(&received.file).map_err(Error::io(&received.file))?;
@@ -138,23 +134,20 @@ fn prefix(head: &Head) -> &'static str {
     }
 }
 
-/// The file that the catalog has for this instance, and whether it is in the same transfer syntax.
-fn existing(catalog: &Catalog, received: &Received) -> Result<Option<(PathBuf, bool)>> {
-    let find = || {
-        catalog
-            .connection
-            .prepare_cached(
-                "SELECT s.directory, i.file_name, i.transfer_syntax_uid
-                 FROM instances i JOIN sessions s ON s.id = i.session_id WHERE i.sop_instance_uid = ?1",
-            )?
-            .query_row([received.sop_instance_uid.as_str()], |row| {
-                let (directory, file): (String, String) = (row.get(0)?, row.get(1)?);
-                let path = catalog.root().join(directory).join(file);
-                Ok((path, row.get::<_, String>(2)? == received.transfer_syntax_uid))
-            })
-            .optional()
+/// Removes the row of an instance whose file is not what it was, and that of its session when it was the last one.
+pub(super) fn forget(catalog: &Catalog, uid: &Uid) -> Result<()> {
+    let forget = || {
+        let c = &catalog.connection;
+        let session = c
+            .prepare_cached("DELETE FROM instances WHERE sop_instance_uid = ?1 RETURNING session_id")?
+            .query_row([uid.as_str()], |row| row.get(0))
+            .optional()?;
+        Ok(session)
     };
-    find().map_err(|e| catalog.error(e))
+    match forget().map_err(|e| catalog.error(e))? {
+        Some(session) => forget_if_empty(catalog, session),
+        None => Ok(()),
+    }
 }
 
 /// The session's row and its directory below the root; made when it is new.

@@ -217,8 +217,11 @@ fn enter_directory(catalog: &Catalog, directory: &Path, found: &mut Found) -> Re
         let uid =
             name.strip_suffix(".dcm").and_then(|n| n.split_once('.')).and_then(|(_, uid)| Uid::new(uid));
         let Some(uid) = uid else { continue };
-        if !catalog.present([&uid])?.is_empty() {
-            continue;
+        if let Some(entered) = catalog.entered(&uid)? {
+            if entered.path != path || entered.is_there().map_err(Error::io(&path))? {
+                continue;
+            }
+            filing::forget(catalog, &uid)?;
         }
         match read(&path, uid) {
             Ok(received) => {

@@ -1,5 +1,6 @@
 //! What the catalog knows, as plain values, and how rows become values.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use chrono::{NaiveDate, NaiveDateTime};
@@ -100,6 +101,40 @@ pub struct Instance {
     pub columns: Option<u16>,
     /// (3002,0020)
     pub machine: Option<String>,
+}
+
+impl Instance {
+    /// Whether its file is there as it was filed; one that cannot be looked for is not lost.
+    pub fn is_there(&self) -> bool {
+        is_there(&self.path, self.bytes).unwrap_or(true)
+    }
+}
+
+/// What the catalog has of an instance's file.
+#[derive(Debug)]
+pub(super) struct Entered {
+    /// Absolute.
+    pub path: PathBuf,
+    /// Size of the file when it was filed.
+    pub bytes: u64,
+    /// (0002,0010)
+    pub transfer_syntax_uid: String,
+}
+
+impl Entered {
+    /// Whether the file is there as it was filed.
+    pub(super) fn is_there(&self) -> std::io::Result<bool> {
+        is_there(&self.path, self.bytes)
+    }
+}
+
+/// Whether the file is there with all its bytes: people remove files, and a power cut may leave a name without them.
+fn is_there(path: &Path, bytes: u64) -> std::io::Result<bool> {
+    match std::fs::metadata(path) {
+        Ok(file) => Ok(file.len() == bytes),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Which sessions are meant; `None` leaves a field open.

@@ -417,6 +417,38 @@ fn half_a_file_that_a_power_cut_left_gives_way_to_the_whole_object() {
 }
 
 #[test]
+fn a_file_that_is_not_as_long_as_it_was_is_not_on_disk_and_gives_way_to_the_object_that_comes_again() {
+    let root = tempfile::tempdir().unwrap();
+    let s = open(root.path());
+    let Filed::New { path, .. } = store_image(&s, &IMAGE).unwrap() else { panic!("not new") };
+    // The row survived the power cut, the bytes did not.
+    std::fs::write(&path, b"").unwrap();
+    let catalog = Catalog::open_readonly(root.path()).unwrap();
+    let uid = Uid::new(IMAGE.uid).unwrap();
+    assert!(catalog.on_disk([&uid]).unwrap().is_empty());
+    assert!(matches!(store_image(&s, &IMAGE).unwrap(), Filed::New { .. }));
+    assert!(std::fs::read(&path).unwrap().ends_with(&IMAGE.data_set()));
+    assert_eq!(catalog.on_disk([&uid]).unwrap().len(), 1);
+    assert_eq!((every_row_has_its_file(root.path()), catalog.kept().unwrap().len()), (1, 1));
+}
+
+#[test]
+fn rows_of_files_that_a_power_cut_left_short_are_gone_after_the_next_start() {
+    let root = tempfile::tempdir().unwrap();
+    let s = open(root.path());
+    let Filed::New { path, .. } = store_image(&s, &IMAGE).unwrap() else { panic!("not new") };
+    store_image(&s, &Image { uid: "1.2.3.2", series: "1.2.5.2", ..IMAGE }).unwrap();
+    crash(s, root.path(), |_| {
+        let whole = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &whole[..whole.len() - 1]).unwrap();
+    });
+    let s = open(root.path());
+    assert_eq!(every_row_has_its_file(root.path()), 1);
+    assert!(matches!(store_image(&s, &IMAGE).unwrap(), Filed::New { .. }));
+    assert_eq!(every_row_has_its_file(root.path()), 2);
+}
+
+#[test]
 fn another_object_without_a_row_is_entered_and_the_new_one_kept_beside() {
     let root = tempfile::tempdir().unwrap();
     let s = open(root.path());

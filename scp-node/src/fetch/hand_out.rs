@@ -1,0 +1,154 @@
+//! From a choice to sessions of the catalog: all that was chosen, with files that are there, or nothing.
+
+use std::collections::HashSet;
+
+use super::choice::{self, Choice, ChosenSession, Unread};
+use super::memory::Listing;
+use super::{FetchRequest, Fetched, FetchedSession};
+use crate::error::{Error, Result};
+use crate::images::{Catalog, Instance, PlanRecord, SessionFilter};
+use crate::scu::ListedPlan;
+
+/// Everything that was chosen, if it is all on disk and filed under the label that the archive lists.
+pub(super) fn whole_already(
+    catalog: &Catalog,
+    listing: &Listing,
+    request: &FetchRequest,
+) -> Result<Option<Fetched>> {
+    let Choice::Sessions { sessions, notices } = choice::choose(listing, request, &Unread::new()) else {
+        return Ok(None);
+    };
+    if !is_there(listing, &sessions)
+        || !untold(catalog, &request.patient_id, &listing.plans, &sessions)?.is_empty()
+    {
+        return Ok(None);
+    }
+    match hand_out(catalog, &request.patient_id, listing, sessions, notices, (0, 0)) {
+        // A file may have been removed.
+        Err(Error::Incomplete { .. }) => Ok(None),
+        handed_out => handed_out.map(Some),
+    }
+}
+
+pub(super) fn is_there(listing: &Listing, sessions: &[ChosenSession]) -> bool {
+    let mut images = sessions.iter().flat_map(|session| &session.images);
+    images.all(|image| listing.on_disk.contains(&image.sop_instance_uid))
+}
+
+/// Tells the catalog the labels of the plans that images are about to be filed under.
+pub(super) fn remember_plans(
+    catalog: &mut Catalog,
+    patient_id: &str,
+    plans: &[ListedPlan],
+    sessions: &[ChosenSession],
+) -> Result<()> {
+    for record in untold(catalog, patient_id, plans, sessions)? {
+        catalog.remember_plan(&record)?;
+    }
+    Ok(())
+}
+
+/// The plans of these sessions whose label the catalog does not know, or knows otherwise.
+fn untold(
+    catalog: &Catalog,
+    patient_id: &str,
+    plans: &[ListedPlan],
+    sessions: &[ChosenSession],
+) -> Result<Vec<PlanRecord>> {
+    let mut untold = Vec::new();
+    for plan in plans.iter().filter(|p| sessions.iter().any(|s| s.plan_uid == p.plan_uid)) {
+        let Some(label) = plan.label.clone() else { continue };
+        if catalog.plan(&plan.plan_uid)?.is_none_or(|known| known.label != label) {
+            untold.push(PlanRecord {
+                plan_uid: plan.plan_uid.clone(),
+                patient_id: patient_id.into(),
+                label,
+                dated: plan.dated,
+            });
+        }
+    }
+    Ok(untold)
+}
+
+/// The sessions from the catalog, which must hold every image that was chosen, and its file.
+///
+/// # Arguments
+/// * `moved`, `queries` — what it took
+pub(super) fn hand_out(
+    catalog: &Catalog,
+    patient_id: &str,
+    listing: &Listing,
+    chosen: Vec<ChosenSession>,
+    mut notices: Vec<String>,
+    (moved, queries): (usize, usize),
+) -> Result<Fetched> {
+    let plan = chosen.first().map(|c| (c.plan_uid.to_string(), c.plan_label.clone())).unwrap_or_default();
+    let from_catalog = |c: &ChosenSession| from_catalog(catalog, patient_id, listing, c);
+    let sessions: Vec<FetchedSession> = chosen.iter().map(from_catalog).collect::<Result<_>>()?;
+    notices.extend(sessions.iter().filter(|s| !s.unlisted.is_empty()).map(unlisted));
+    Ok(Fetched { sessions, plan_uid: plan.0, plan_label: plan.1, notices, moved, queries })
+}
+
+/// The directory is not named: it holds the patient's ID, and notices are logged.
+fn unlisted(session: &FetchedSession) -> String {
+    format!(
+        "the directory also holds {} of the session that the archive no longer lists ({}): only the {} files that --json names are meant, as qatrack_ext takes them",
+        if session.unlisted.len() == 1 {
+            "an image".into()
+        } else {
+            format!("{} images", session.unlisted.len())
+        },
+        session.unlisted.join(", "),
+        session.instances.len()
+    )
+}
+
+fn from_catalog(
+    catalog: &Catalog,
+    patient_id: &str,
+    listing: &Listing,
+    chosen: &ChosenSession,
+) -> Result<FetchedSession> {
+    let filter = SessionFilter {
+        patient_id: Some(patient_id.to_owned()),
+        plan_uid: Some(chosen.plan_uid.to_string()),
+        series_uid: Some(chosen.series_uid.to_string()),
+        ..SessionFilter::default()
+    };
+    let wanted: HashSet<&str> = chosen.images.iter().map(|i| i.sop_instance_uid.as_str()).collect();
+    for session in catalog.sessions(&filter)? {
+        let all = catalog.instances(&session)?;
+        let is_wanted = |i: &Instance| wanted.contains(i.sop_instance_uid.as_str());
+        let (instances, others): (Vec<Instance>, Vec<Instance>) = all.into_iter().partition(is_wanted);
+        if instances.len() < wanted.len() {
+            continue;
+        }
+        let there = |i: &&Instance| i.is_there();
+        let missing: Vec<String> =
+            instances.iter().filter(|i| !there(i)).map(|i| i.sop_instance_uid.clone()).collect();
+        if !missing.is_empty() {
+            return Err(Error::Incomplete {
+                what: format!("{} of {} files are gone from the disk, or cut", missing.len(), wanted.len()),
+                hint: "somebody removes files below images.root: try again, they are fetched anew".into(),
+                missing,
+                comment: None,
+            });
+        }
+        let is_listed =
+            |i: &Instance| listing.images.iter().any(|l| l.sop_instance_uid.as_str() == i.sop_instance_uid);
+        // Others of the session may be listed, such as its kV images; and a file that is gone does no harm.
+        let unlisted = others.iter().filter(|i| !is_listed(i) && there(i));
+        let unlisted = unlisted.map(|i| i.sop_instance_uid.clone()).collect();
+        return Ok(FetchedSession { session, instances, unlisted });
+    }
+    Err(Error::Incomplete {
+        what:
+            "the images are on disk, but what they say about plan or date differs from what the archive lists"
+                .into(),
+        hint:
+            "run `scp-node reindex`; if it stays so, the archive changed the images after they were fetched"
+                .into(),
+        missing: Vec::new(),
+        comment: None,
+    })
+}
