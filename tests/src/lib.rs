@@ -13,6 +13,8 @@ pub mod node;
 #[expect(clippy::unwrap_used, reason = "a peer that cannot be set up fails the test that needs it")]
 pub mod peers;
 pub mod sender;
+#[expect(clippy::unwrap_used, reason = "a site that cannot be set up fails the test that needs it")]
+pub mod site;
 #[expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,

@@ -10,6 +10,7 @@ use scp_node::names::AeTitle;
 use scp_node::settings::{ArchiveSettings, Settings};
 use tests::peers::objects::{RtImage, RtPlan, uid};
 use tests::peers::{Destination, PeerArchive, free_port, run_tool};
+use tests::site::node_settings;
 use tokio_util::sync::CancellationToken;
 
 const PATIENT: &str = "QA_TB_WL";
@@ -29,11 +30,8 @@ impl Site {
         let port = free_port();
         let archive = start(&[Destination::new("NODE", port)])?;
         let directory = tempfile::tempdir().unwrap();
-        let mut settings = Settings::default();
+        let mut settings = node_settings(directory.path(), port);
         settings.node.ae_title = AeTitle::new("NODE").unwrap();
-        settings.node.bind = "127.0.0.1".parse().unwrap();
-        settings.node.port = port;
-        settings.images.root = directory.path().join("images");
         let asked = AeTitle::new(archive.ae_title).unwrap();
         settings.archives.push(ArchiveSettings::new("archive", asked, "localhost", archive.port));
         Some(Self { settings, archive, sent: BTreeMap::new(), directory })

@@ -13,9 +13,10 @@ use scp_node::images::{Catalog, SessionFilter, Store};
 use scp_node::names::{AeTitle, Uid};
 use scp_node::scp;
 use scp_node::scu::resolver;
-use scp_node::settings::{ArchiveSettings, Settings};
+use scp_node::settings::ArchiveSettings;
 use tests::peers::objects::{RtImage, RtPlan};
 use tests::peers::{Destination, PeerArchive, free_port, run_tool};
+use tests::site::node_settings;
 use tokio_util::sync::CancellationToken;
 
 async fn an_image_is_filed_under_its_label_once_the_archive_told_it(
@@ -28,11 +29,8 @@ async fn an_image_is_filed_under_its_label_once_the_archive_told_it(
     RtPlan::default().write(&plans);
     RtImage::default().write(&images);
     archive.store(&plans);
-    let mut settings = Settings::default();
+    let mut settings = node_settings(directory.path(), port);
     settings.node.ae_title = AeTitle::new("NODE").unwrap();
-    settings.node.bind = "127.0.0.1".parse().unwrap();
-    settings.node.port = port;
-    settings.images.root = directory.path().join("images");
     let asked = AeTitle::new(archive.ae_title).unwrap();
     settings.archives.push(ArchiveSettings::new("archive", asked, "localhost", archive.port));
     let store = Arc::new(Store::open(&settings.images, &["*".to_owned()], 1 << 30).unwrap());
@@ -89,10 +87,7 @@ async fn an_archive_that_has_the_plan_but_cannot_send_it_does_not_keep_the_next_
     let unlabelled = Faults { missing_keys: vec![tags::RT_PLAN_LABEL], ..Faults::default() };
     let (first, second) = (start(unlabelled.clone()).await, start(Faults::default()).await);
     let directory = tempfile::tempdir().unwrap();
-    let mut settings = Settings::default();
-    settings.node.bind = "127.0.0.1".parse().unwrap();
-    settings.node.port = port;
-    settings.images.root = directory.path().join("images");
+    let mut settings = node_settings(directory.path(), port);
     for (name, aria) in [("first", &first), ("second", &second)] {
         let asked = ArchiveSettings::new(name, aria.ae_title().clone(), "127.0.0.1", aria.address().port());
         settings.archives.push(asked);

@@ -4,89 +4,53 @@
 
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Output};
 use std::time::{Duration, Instant};
 
-use scp_node::demo::{AriaOptions, Faults, GeneratedPatient, PatientOptions, SimulatedAria};
+use scp_node::demo::{Faults, PatientOptions};
 use scp_node::fetch::{FetchRequest, Fetched, Step, fetch};
-use scp_node::settings::{ArchiveSettings, Settings};
-use tests::node::node_binary;
-use tests::peers::{free_port, until};
+use tests::peers::until;
+use tests::site::{Guarded, Site};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 /// Longest wait for something that happens within a second on an idle machine.
 const LONG: Duration = Duration::from_secs(60);
 
-struct Site {
-    _aria: SimulatedAria,
-    settings: Settings,
-    directory: tempfile::TempDir,
+async fn start(faults: Faults) -> Site {
+    Site::start(&PatientOptions::small(), faults, 60.0).await
 }
 
-impl Site {
-    async fn start(faults: Faults) -> Self {
-        let port = free_port();
-        let patient = GeneratedPatient::winston_lutz(&PatientOptions::small());
-        let options = AriaOptions::new(patient.instances, "SCP_NODE", ([127, 0, 0, 1], port).into()).unwrap();
-        let aria = SimulatedAria::start(options).await.unwrap();
-        aria.set_faults(faults);
-        let directory = tempfile::tempdir().unwrap();
-        let mut settings = Settings::default();
-        settings.node.bind = "127.0.0.1".parse().unwrap();
-        settings.node.port = port;
-        settings.images.root = directory.path().join("images");
-        let archive =
-            ArchiveSettings::new("aria", aria.ae_title().clone(), "127.0.0.1", aria.address().port());
-        settings.archives.push(archive);
-        let text = format!(
-            "[node]\nbind = '127.0.0.1'\nport = {port}\n[images]\nroot = '{}'\nkeep_free_bytes = 0\n[web]\nbind = ''\n\
-             [[archive]]\nname = 'aria'\nae_title = 'ARIA_DB'\nhost = '127.0.0.1'\nport = {}\n",
-            settings.images.root.display(),
-            aria.address().port()
-        );
-        std::fs::write(directory.path().join("config.toml"), text).unwrap();
-        Self { _aria: aria, settings, directory }
-    }
+/// As a thread of a web worker does it; `moving` hears of the first image that arrived.
+fn spawn(site: &Site, request: FetchRequest, cancel: &CancellationToken) -> Running {
+    let (settings, cancel) = (site.settings.clone(), cancel.clone());
+    let (moving, moves) = oneshot::channel();
+    let mut moving = Some(moving);
+    let thread = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let mut progress = |step| {
+            if matches!(step, Step::Moving { done: 1.., .. })
+                && let Some(moving) = moving.take()
+            {
+                let _ = moving.send(());
+            }
+        };
+        runtime.block_on(fetch(&request, &settings, &cancel, &mut progress))
+    });
+    Running { thread, moves }
+}
 
-    /// As a thread of a web worker does it; `moving` hears of the first image that arrived.
-    fn spawn(&self, request: FetchRequest, cancel: &CancellationToken) -> Running {
-        let (settings, cancel) = (self.settings.clone(), cancel.clone());
-        let (moving, moves) = oneshot::channel();
-        let mut moving = Some(moving);
-        let thread = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Runtime::new().unwrap();
-            let mut progress = |step| {
-                if matches!(step, Step::Moving { done: 1.., .. })
-                    && let Some(moving) = moving.take()
-                {
-                    let _ = moving.send(());
-                }
-            };
-            runtime.block_on(fetch(&request, &settings, &cancel, &mut progress))
-        });
-        Running { thread, moves }
-    }
+/// A `fetch` process that hosts the receiver: it listens by the time this returns.
+fn host(site: &Site, args: &[&str]) -> Child {
+    let child = site.command(args).spawn().unwrap();
+    until("the fetch hosts a receiver", LONG, || {
+        std::net::TcpStream::connect(("127.0.0.1", site.settings.node.port)).is_ok()
+    });
+    child
+}
 
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(node_binary());
-        command.arg("--config").arg(self.directory.path().join("config.toml")).args(args);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command
-    }
-
-    /// A `fetch` process that hosts the receiver: it listens by the time this returns.
-    fn host(&self, args: &[&str]) -> Child {
-        let child = self.command(args).spawn().unwrap();
-        until("the fetch hosts a receiver", LONG, || {
-            std::net::TcpStream::connect(("127.0.0.1", self.settings.node.port)).is_ok()
-        });
-        child
-    }
-
-    fn stored(&self) -> usize {
-        tests::node::files_below(&self.settings.images.root, ".dcm").len()
-    }
+fn stored(site: &Site) -> usize {
+    tests::node::files_below(&site.settings.images.root, ".dcm").len()
 }
 
 struct Running {
@@ -97,16 +61,6 @@ struct Running {
 impl Running {
     fn end(self) -> scp_node::Result<Fetched> {
         self.thread.join().unwrap()
-    }
-}
-
-/// A service that ends with its test, also when that fails.
-struct Service(Child);
-
-impl Drop for Service {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 
@@ -139,12 +93,12 @@ fn texts(output: Output) -> (Option<i32>, String, String) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_whose_work_is_done_hands_it_out_at_once_and_its_guest_gets_all() {
-    let site = Site::start(slow()).await;
+    let site = start(slow()).await;
     let cancel = CancellationToken::new();
     let limited = FetchRequest { timeout: Some(Duration::from_millis(2500)), ..one() };
-    let mut host = site.spawn(limited, &cancel);
+    let mut host = spawn(&site, limited, &cancel);
     (&mut host.moves).await.unwrap();
-    let guest = site.spawn(long(), &cancel);
+    let guest = spawn(&site, long(), &cancel);
     let fetched = host.end().unwrap();
     assert_eq!((images(&fetched), fetched.moved), (4, 4));
     assert!(!guest.thread.is_finished(), "the host does not wait for its guest before it hands out");
@@ -154,12 +108,12 @@ async fn a_host_whose_work_is_done_hands_it_out_at_once_and_its_guest_gets_all()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_guest_gets_all_whose_host_runs_out_of_time() {
-    let site = Site::start(slow()).await;
+    let site = start(slow()).await;
     let cancel = CancellationToken::new();
     let limited = FetchRequest { timeout: Some(Duration::from_millis(1500)), all_dates: true, ..one() };
-    let mut host = site.spawn(limited, &cancel);
+    let mut host = spawn(&site, limited, &cancel);
     (&mut host.moves).await.unwrap();
-    let guest = site.spawn(long(), &cancel);
+    let guest = spawn(&site, long(), &cancel);
     let error = host.end().unwrap_err();
     assert_eq!(error.kind(), "timeout", "{error}");
     let fetched = guest.end().unwrap();
@@ -168,11 +122,11 @@ async fn a_guest_gets_all_whose_host_runs_out_of_time() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_guest_whose_host_is_cancelled_receives_by_itself_what_is_missing() {
-    let site = Site::start(slow()).await;
+    let site = start(slow()).await;
     let (cancel, never) = (CancellationToken::new(), CancellationToken::new());
-    let mut host = site.spawn(long(), &cancel);
+    let mut host = spawn(&site, long(), &cancel);
     (&mut host.moves).await.unwrap();
-    let mut guest = site.spawn(one(), &never);
+    let mut guest = spawn(&site, one(), &never);
     (&mut guest.moves).await.unwrap();
     let start = Instant::now();
     cancel.cancel();
@@ -185,10 +139,10 @@ async fn a_guest_whose_host_is_cancelled_receives_by_itself_what_is_missing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_guest_process_gets_all_however_its_host_ends() {
     for (ending, code) in [("INT", Some(1)), ("KILL", None), ("", Some(0))] {
-        let site = Site::start(slow()).await;
-        let host = site.host(&["fetch", "--patient", "QA_TB_WL", "--plan", "WL_10MV", "--all-dates"]);
+        let site = start(slow()).await;
+        let host = host(&site, &["fetch", "--patient", "QA_TB_WL", "--plan", "WL_10MV", "--all-dates"]);
         let guest = site.command(&["fetch", "--patient", "QA_TB_WL", "--plan", "WL_6FFF"]).spawn().unwrap();
-        until("both receive", LONG, || site.stored() >= 3);
+        until("both receive", LONG, || stored(&site) >= 3);
         if !ending.is_empty() {
             signal(&host, ending);
         }
@@ -203,15 +157,15 @@ async fn a_guest_process_gets_all_however_its_host_ends() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_service_waits_for_a_fetch_that_hosts_the_receiver_and_hears_a_stop_meanwhile() {
-    let site = Site::start(slow()).await;
-    let host = site.host(&["fetch", "--patient", "QA_TB_WL", "--plan", "WL_6FFF", "--all-dates"]);
+    let site = start(slow()).await;
+    let host = host(&site, &["fetch", "--patient", "QA_TB_WL", "--plan", "WL_6FFF", "--all-dates"]);
     let log = |name: &str| std::fs::File::create(site.directory.path().join(name)).unwrap();
     let waits = |name: &str| {
         let text = std::fs::read_to_string(site.directory.path().join(name)).unwrap();
         text.contains("waiting for a fetch that hosts the receiver")
     };
-    let mut stopped = Service(site.command(&["serve"]).stderr(log("stopped")).spawn().unwrap());
-    let mut service = Service(site.command(&["serve"]).stderr(log("service")).spawn().unwrap());
+    let mut stopped = Guarded(site.command(&["serve"]).stderr(log("stopped")).spawn().unwrap());
+    let mut service = Guarded(site.command(&["serve"]).stderr(log("service")).spawn().unwrap());
     until("both services wait", LONG, || waits("stopped") && waits("service"));
     signal(&stopped.0, "TERM");
     assert_eq!(stopped.0.wait().unwrap().code(), Some(0));
