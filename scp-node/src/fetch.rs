@@ -299,7 +299,8 @@ async fn listing(
     let mut catalog = Catalog::open(&settings.images.root)?;
     let mut memory = Memory::new(&mut catalog, &archive.peer());
     let mut inquiry = Inquiry::new(&archive, refresh::strategy(&memory, &archive)?, cancel);
-    refresh::ask(&mut memory, &mut inquiry, patient_id).await?;
+    // Who looks for a plan may just have renamed it.
+    refresh::ask(&mut memory, &mut inquiry, patient_id, true).await?;
     let mut listing = memory.catalog.snapshot(|| memory.listing(patient_id))?;
     let unlabelled: Vec<ListedPlan> = listing.plans.iter().filter(|p| p.label.is_none()).cloned().collect();
     if labels && !unlabelled.is_empty() {

@@ -23,6 +23,17 @@ use crate::settings::Settings;
 /// once more when images name a plan that came between.
 const ROUNDS_MAX: usize = 4;
 
+/// When the archive is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ask {
+    /// When nobody asked within the freshness time.
+    UnlessFresh,
+    /// Even then.
+    Anyway,
+    /// Even then, and for labels that are believed to be known.
+    LabelsToo,
+}
+
 /// One running fetch.
 pub(super) struct Job<'a> {
     request: &'a FetchRequest,
@@ -51,8 +62,10 @@ impl<'a> Job<'a> {
     /// All of it, to images that are whole on disk.
     pub(super) async fn run(&mut self, memory: &mut Memory<'_>, inquiry: &mut Inquiry) -> Result<Fetched> {
         let patient_id = self.request.patient_id.clone();
-        let mut just_asked = self.ask(memory, inquiry, self.request.refresh).await?;
-        let (mut rounds, mut was_missed) = (0, false);
+        let began_ms = refresh::now_ms();
+        let ask = if self.request.refresh { Ask::Anyway } else { Ask::UnlessFresh };
+        let mut just_asked = self.ask(memory, inquiry, ask).await?;
+        let (mut rounds, mut was_missed, mut labels_anew) = (0, false, false);
         loop {
             let listing = memory.catalog.snapshot(|| memory.listing(&patient_id))?;
             match choice::choose(&listing, self.request, &self.unread) {
@@ -68,7 +81,11 @@ impl<'a> Job<'a> {
                     rounds += 1;
                     self.bring_headers(memory, inquiry, &plans, &images).await?;
                 }
-                Choice::Nothing(_) if !just_asked => just_asked = self.ask(memory, inquiry, true).await?,
+                // Renamed plans too are seen before anybody is told that there is none.
+                Choice::Nothing(_) if !labels_anew && memory.asked(&patient_id)?.plans_ms < began_ms => {
+                    labels_anew = true;
+                    just_asked = self.ask(memory, inquiry, Ask::LabelsToo).await?;
+                }
                 Choice::Nothing(error) => return Err(error),
                 Choice::Sessions { sessions, notices } => {
                     // Within the freshness time only what is moved is worth a question.
@@ -114,20 +131,23 @@ impl<'a> Job<'a> {
         }
     }
 
-    /// Asks the archive unless somebody did within the freshness time, `again` even then.
-    async fn ask(&mut self, memory: &mut Memory<'_>, inquiry: &mut Inquiry, again: bool) -> Result<bool> {
+    /// Asks the archive; whether it has answered, us or another one, since we began to.
+    async fn ask(&mut self, memory: &mut Memory<'_>, inquiry: &mut Inquiry, ask: Ask) -> Result<bool> {
         let patient_id = &self.request.patient_id;
         let began_ms = refresh::now_ms();
         let _turn = self.turn_to_ask(inquiry).await?;
         // While we waited for our turn, somebody else may have asked: that answer is as new as ours would be. One of the
         // future is none: the clock was set back since.
-        let asked_meanwhile = (began_ms..=refresh::now_ms()).contains(&memory.asked(patient_id)?.all_ms);
+        let asked = memory.asked(patient_id)?;
+        let last_ms = if ask == Ask::LabelsToo { asked.plans_ms } else { asked.all_ms };
+        let asked_meanwhile = (began_ms..=refresh::now_ms()).contains(&last_ms);
         let fresh_for_s = inquiry.archive().settings().fresh_for_s;
-        if asked_meanwhile || (!again && refresh::is_fresh(memory, patient_id, fresh_for_s)?) {
+        let is_enough = ask == Ask::UnlessFresh && refresh::is_fresh(memory, patient_id, fresh_for_s)?;
+        if asked_meanwhile || is_enough {
             return Ok(asked_meanwhile);
         }
         (self.progress)(Step::Asking);
-        self.listed = refresh::ask(memory, inquiry, patient_id).await?;
+        self.listed = refresh::ask(memory, inquiry, patient_id, ask == Ask::LabelsToo).await?;
         Ok(true)
     }
 

@@ -14,8 +14,7 @@ use crate::names::Uid;
 use crate::scu::{ListedImage, ListedPlan, ListedSeries, Peer};
 use crate::settings::Strategy;
 
-/// The catalog's migration that belongs to this room. `tells` is no longer used: that an archive tells something of one
-/// image says nothing about another one.
+/// The catalog's migration that belongs to this room; a later one drops `tells`.
 pub const TABLES: &str = "
 CREATE TABLE archives (
     archive  TEXT PRIMARY KEY,
@@ -225,7 +224,7 @@ fn write(c: &rusqlite::Connection, archive: &str, patient_id: &str, change: &Cha
         Strategy::Relational => "relational",
         Strategy::Hierarchical => "hierarchical",
     };
-    c.execute("REPLACE INTO archives VALUES (?1, ?2, 0)", params![archive, strategy])?;
+    c.execute("REPLACE INTO archives VALUES (?1, ?2)", params![archive, strategy])?;
     c.execute(
         "REPLACE INTO asked VALUES (?1, ?2, ?3, ?4)",
         params![archive, patient_id, change.asked.all_ms, change.asked.plans_ms],

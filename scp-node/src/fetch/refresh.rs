@@ -9,8 +9,8 @@ use crate::names::Uid;
 use crate::scu::{Archive, Inquiry, ListedImage, ListedPlan, ListedSeries};
 use crate::settings::Strategy;
 
-/// How long labels are believed while the counts of their series do not change: a plan may be renamed in Aria without
-/// becoming another instance.
+/// How long a fetch believes labels while the counts of their series do not change: a plan may be renamed in Aria without
+/// becoming another instance. A label that nothing has is looked for anew at once.
 const PLANS_TRUSTED_MS: i64 = 12 * 3600 * 1000;
 
 /// Milliseconds since 1970.
@@ -36,12 +36,15 @@ pub(super) fn strategy(memory: &Memory<'_>, archive: &Archive) -> Result<Strateg
 
 /// Asks the archive what it has of the patient, and remembers it.
 ///
+/// # Arguments
+/// * `labels_anew` — whether plans are listed that are believed to be known
 /// # Returns
 /// The series whose images were listed.
 pub(super) async fn ask(
     memory: &mut Memory<'_>,
     inquiry: &mut Inquiry,
     patient_id: &str,
+    labels_anew: bool,
 ) -> Result<HashSet<Uid>> {
     let began_ms = now_ms();
     let before = memory.asked(patient_id)?;
@@ -51,7 +54,8 @@ pub(super) async fn ask(
         s.instances.is_none() || known.get(&s.series_uid).is_none_or(|k| k.instances != s.instances)
     };
     // Also when they were asked for in the future, by a clock that was set back since.
-    let plans_too_old = !(0..=PLANS_TRUSTED_MS).contains(&began_ms.saturating_sub(before.plans_ms));
+    let plans_too_old =
+        labels_anew || !(0..=PLANS_TRUSTED_MS).contains(&began_ms.saturating_sub(before.plans_ms));
     let of_plans: Vec<ListedSeries> =
         series.iter().filter(|s| s.has_plans() && (plans_too_old || changed(s))).cloned().collect();
     let of_images: Vec<ListedSeries> =
@@ -59,10 +63,7 @@ pub(super) async fn ask(
     let plans = if of_plans.is_empty() { Vec::new() } else { inquiry.plans(patient_id, &of_plans).await? };
     let images =
         if of_images.is_empty() { Vec::new() } else { inquiry.images(patient_id, &of_images).await? };
-    let asked = Asked {
-        all_ms: began_ms,
-        plans_ms: if plans_too_old || before.plans_ms == 0 { began_ms } else { before.plans_ms },
-    };
+    let asked = Asked { all_ms: began_ms, plans_ms: if plans_too_old { began_ms } else { before.plans_ms } };
     let listed = of_images.iter().map(|s| s.series_uid.clone()).collect();
     let relisted = of_plans.into_iter().chain(of_images).map(|s| settled(s, &images, &plans)).collect();
     let strategy = inquiry.strategy();

@@ -80,8 +80,8 @@ CREATE TABLE kept (
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 ",
     crate::fetch::MEMORY_TABLES,
-    // Kept objects count for the quota.
-    "ALTER TABLE kept ADD COLUMN bytes INTEGER NOT NULL DEFAULT 0;",
+    // Kept objects count for the quota. That an archive tells something of one image says nothing about another one.
+    "ALTER TABLE kept ADD COLUMN bytes INTEGER NOT NULL DEFAULT 0; ALTER TABLE archives DROP COLUMN tells;",
 ];
 
 /// One connection to the catalog of one root.

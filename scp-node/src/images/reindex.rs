@@ -107,6 +107,8 @@ pub(super) fn before_receiving(catalog: &mut Catalog) -> Result<()> {
     let found = catalog.moving(|catalog, moves| match from {
         Some(from) => enter_all(catalog, moves, from),
         None => {
+            // A catalog of before schema 3 does not know how long they are.
+            enter_kept(catalog)?;
             filing::resolve_all(catalog, moves)?;
             moves.sync()?;
             Ok(Found::default())

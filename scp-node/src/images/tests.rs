@@ -478,6 +478,21 @@ fn a_catalog_that_was_lost_is_made_again_at_the_start() {
 }
 
 #[test]
+fn kept_objects_of_a_catalog_that_did_not_know_their_length_count_after_the_next_start() {
+    let root = tempfile::tempdir().unwrap();
+    let s = open(root.path());
+    store_image(&s, &IMAGE).unwrap();
+    store_image(&s, &Image { pixels: "others", ..IMAGE }).unwrap();
+    drop(s);
+    let catalog = Catalog::open(root.path()).unwrap();
+    let before = catalog.total_bytes().unwrap();
+    catalog.connection().execute("UPDATE kept SET bytes = 0", []).unwrap();
+    assert!(catalog.total_bytes().unwrap() < before);
+    drop(open(root.path()));
+    assert_eq!(catalog.total_bytes().unwrap(), before);
+}
+
+#[test]
 fn an_object_that_cannot_be_filed_leaves_no_session_behind() {
     let root = tempfile::tempdir().unwrap();
     let s = open(root.path());

@@ -7,7 +7,7 @@ use dicom_core::{DataElement, PrimitiveValue, VR};
 use dicom_dictionary_std::tags;
 use scp_node::demo::{Faults, Instance};
 use scp_node::dimse::Status;
-use scp_node::fetch::{FetchRequest, Step, fetch, kept};
+use scp_node::fetch::{FetchRequest, Step, fetch, kept, plans};
 use scp_node::names::Uid;
 use scp_node::settings::Strategy;
 use tests::peers::until;
@@ -164,24 +164,43 @@ fn renamed(site: &Site) -> Vec<Instance> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn labels_are_believed_for_twelve_hours_and_not_longer() {
-    let renamed_is_found = async |shift_h: i64| {
+    let old_is_believed = async |shift_h: i64| {
         let site = start(Faults::default()).await;
         site.fetch(&wish(&site)).await.unwrap();
         site.aria.set_instances(renamed(&site));
         let shift = "UPDATE asked SET plans_asked_ms = plans_asked_ms + ?1 * 3600000";
         catalog(&site).execute(shift, [shift_h]).unwrap();
-        let request = FetchRequest { plan_label: Some("WL_10MV_NEW".into()), ..wish(&site) };
-        match site.fetch(&request).await {
+        match site.fetch(&wish(&site)).await {
             Ok(fetched) => uids(&fetched) == newest(&site),
             Err(error) => {
-                assert_eq!(error.kind(), "not_found", "{error}");
+                contains(&error, "no plan called `WL_10MV`", "WL_10MV_NEW");
                 false
             }
         }
     };
-    assert!(!renamed_is_found(-11).await);
-    assert!(renamed_is_found(-13).await);
-    assert!(renamed_is_found(1).await, "asked for in the future, by a clock that was set back since");
+    assert!(old_is_believed(-11).await);
+    assert!(!old_is_believed(-13).await);
+    assert!(!old_is_believed(1).await, "asked for in the future, by a clock that was set back since");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_that_was_renamed_just_now_is_found_by_its_new_name() {
+    let site = start(Faults::default()).await;
+    let fresh = |label: &str| FetchRequest { refresh: false, plan_label: Some(label.into()), ..wish(&site) };
+    let before = site.fetch(&fresh("WL_10MV")).await.unwrap();
+    site.aria.set_instances(renamed(&site));
+    let after = site.fetch(&fresh("WL_10MV_NEW")).await.unwrap();
+    assert_eq!((uids(&after), after.moved), (uids(&before), 0));
+    assert_eq!(after.plan_label.as_deref(), Some("WL_10MV_NEW"));
+    let cancel = CancellationToken::new();
+    let listed = plans("QA_TB_WL", Some("*_NEW"), None, &site.settings, &cancel);
+    assert_eq!(listed.await.unwrap().plans.len(), site.patient.plans.len());
+    // One that never was is looked for once, and then told.
+    let series = || site.aria.asked().iter().filter(|a| a.identifier.starts_with("SERIES")).count();
+    let before = series();
+    let error = site.fetch(&fresh("WL_NONE")).await.unwrap_err();
+    contains(&error, "no plan called `WL_NONE`", "WL_10MV_NEW");
+    assert_eq!(series() - before, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
