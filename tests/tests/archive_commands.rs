@@ -93,6 +93,34 @@ async fn fetch_gives_up_after_its_time() {
     }
 }
 
+/// `script` (bsdutils, on every Debian) is the terminal.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn fetch_shows_its_progress_on_a_terminal_and_nowhere_else() {
+    let faults = Faults { sub_operation_delay: Duration::from_millis(400), ..Faults::default() };
+    let site = start(PatientOptions::small(), faults).await;
+    let (code, out, err) = fetch(&site, &[]);
+    assert_eq!(
+        (code, out.lines().count(), err.lines().count()),
+        (Some(0), 1, 2),
+        "a notice, a summary: {err}"
+    );
+    assert!(err.contains("\n4 images of WL_10MV acquired") && !err.contains("moving"), "{err}");
+    std::fs::remove_dir_all(out.trim()).unwrap();
+    let words = [
+        tests::node::node_binary().to_str().unwrap(),
+        "--config",
+        site.config.to_str().unwrap(),
+        "fetch --patient QA_TB_WL --plan WL_10MV",
+    ];
+    let mut terminal = Command::new("script");
+    let typescript = site.directory.path().join("typescript");
+    terminal.args(["-qec", &words.join(" ")]).arg(typescript).stdin(Stdio::null());
+    let (code, shown, _) = texts(terminal.output().unwrap());
+    assert!(code == Some(0) && shown.contains("moving ") && shown.contains(" of 4 images, "), "{shown:?}");
+    assert_eq!(shown.lines().last().map(str::trim), Some(out.trim()), "the directory comes last");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_missing_image_is_named_to_scripts() {
     let options = PatientOptions { images_per_session: 16, ..PatientOptions::small() };
