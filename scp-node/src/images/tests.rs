@@ -325,6 +325,21 @@ fn a_new_receiver_clears_leftovers_and_enters_files_that_a_crash_left_without_a_
     drop(s);
 }
 
+/// To set its time.
+#[cfg(windows)]
+fn open_directory(path: &Path) -> std::fs::File {
+    use std::os::windows::fs::OpenOptionsExt;
+    const FILE_WRITE_ATTRIBUTES: u32 = 0x0100;
+    const FILE_FLAG_BACKUP_SEMANTICS: u32 = 0x0200_0000;
+    let mut options = std::fs::File::options();
+    options.access_mode(FILE_WRITE_ATTRIBUTES).custom_flags(FILE_FLAG_BACKUP_SEMANTICS).open(path).unwrap()
+}
+
+#[cfg(not(windows))]
+fn open_directory(path: &Path) -> std::fs::File {
+    std::fs::File::open(path).unwrap()
+}
+
 #[test]
 fn a_session_renamed_just_before_a_crash_is_found_again() {
     let root = tempfile::tempdir().unwrap();
@@ -338,7 +353,7 @@ fn a_session_renamed_just_before_a_crash_is_found_again() {
     let from = path.parent().unwrap();
     // The images were filed in an earlier run: renaming a directory does not change its own time.
     let long_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(10 * 86_400);
-    std::fs::File::open(from).unwrap().set_modified(long_ago).unwrap();
+    open_directory(from).set_modified(long_ago).unwrap();
     let session = format!("070203_{}", layout::short_hash("1.2.5.1"));
     let to = root.path().join("QA_WL/WL_10MV/2026-11-20").join(session);
     std::fs::create_dir_all(to.parent().unwrap()).unwrap();
