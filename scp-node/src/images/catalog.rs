@@ -237,7 +237,7 @@ impl Catalog {
                 .query_row([uid.as_str()], |row| {
                     let (directory, file): (String, String) = (row.get(0)?, row.get(1)?);
                     Ok(Entered {
-                        path: self.root().join(directory).join(file),
+                        path: self.root.join(layout::native(&directory)).join(file),
                         bytes: row.get::<_, i64>(2)? as u64,
                         transfer_syntax_uid: row.get(3)?,
                     })
@@ -325,7 +325,7 @@ impl Catalog {
             series_uid: row.get(4)?,
             date: date.parse().ok(),
             acquired: time(row.get(6)?),
-            directory: self.root.join(directory),
+            directory: self.root.join(layout::native(&directory)),
             images: row.get::<_, i64>(8)?.max(0) as u64,
         })
     }
@@ -404,8 +404,9 @@ impl Catalog {
         let find = || -> rusqlite::Result<Vec<(String, PathBuf)>> {
             let mut statement =
                 self.connection.prepare_cached("SELECT sop_instance_uid, path FROM kept ORDER BY path")?;
-            let rows =
-                statement.query_map([], |row| Ok((row.get(0)?, self.root.join(row.get::<_, String>(1)?))))?;
+            let rows = statement.query_map([], |row| {
+                Ok((row.get(0)?, self.root.join(layout::native(&row.get::<_, String>(1)?))))
+            })?;
             rows.collect()
         };
         find().map_err(|e| self.error(e))

@@ -179,7 +179,7 @@ fn session(catalog: &Catalog, received: &Received, at: Option<&Path>) -> Result<
             .prepare_cached("UPDATE sessions SET acquired = ?2 WHERE id = ?1 AND ?2 IS NOT NULL AND (acquired IS NULL OR acquired > ?2)")
             .and_then(|mut s| s.execute(params![id, acquired]))
             .map_err(|e| catalog.error(e))?;
-        return Ok((id, PathBuf::from(directory)));
+        return Ok((id, layout::native(&directory)));
     }
     let label = match (is_plan, plan_uid, at) {
         (true, ..) => head.plan_label.clone(),
@@ -199,7 +199,7 @@ fn session(catalog: &Catalog, received: &Received, at: Option<&Path>) -> Result<
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
         )
         .and_then(|mut s| {
-            s.insert(params![kind, head.patient_id, plan, label, series, date, acquired, slashed(&directory)])
+            s.insert(params![kind, head.patient_id, plan, label, series, date, acquired, layout::slashed(&directory)])
         })
         .map(|id| (id, directory))
         .map_err(|e| catalog.error(e))
@@ -243,19 +243,13 @@ fn is_taken(catalog: &Catalog, directory: &Path, own: Option<i64>) -> Result<boo
     catalog
         .connection
         .prepare_cached("SELECT 1 FROM sessions WHERE directory = ?1 AND id IS NOT ?2")
-        .and_then(|mut s| s.exists(params![slashed(directory), own]))
+        .and_then(|mut s| s.exists(params![layout::slashed(directory), own]))
         .map_err(|e| catalog.error(e))
 }
 
 fn beside(directory: &Path, plan_uid: &str) -> PathBuf {
     let name = directory.file_name().unwrap_or_default().to_string_lossy();
     directory.with_file_name(format!("{name}_{}", layout::short_hash(plan_uid)))
-}
-
-/// Paths are written with slashes, so that a catalog means the same on every system.
-fn slashed(directory: &Path) -> String {
-    let parts: Vec<_> = directory.components().map(|c| c.as_os_str().to_string_lossy()).collect();
-    parts.join("/")
 }
 
 fn insert(catalog: &Catalog, received: &Received, session: i64) -> Result<()> {
@@ -334,7 +328,7 @@ pub(super) fn enter_kept(catalog: &Catalog, uid: &Uid, path: &Path) -> Result<()
         .connection
         .execute(
             "REPLACE INTO kept VALUES (?1, ?2, ?3)",
-            params![slashed(relative), uid.as_str(), bytes as i64],
+            params![layout::slashed(relative), uid.as_str(), bytes as i64],
         )
         .map(|_| ())
         .map_err(|e| catalog.error(e))
@@ -500,7 +494,7 @@ fn resolve(catalog: &Catalog, plan: &PlanRecord, id: i64, directory: &str, moves
         time: acquired.map(|t| t.time()),
     }
     .directory();
-    let (from, root) = (catalog.root().join(directory), catalog.root());
+    let (from, root) = (catalog.root().join(layout::native(directory)), catalog.root());
     if is_taken(catalog, &new, Some(id))?
         || (root.join(&new).exists() && from.exists() && Path::new(directory) != new)
     {
@@ -515,7 +509,7 @@ fn resolve(catalog: &Catalog, plan: &PlanRecord, id: i64, directory: &str, moves
         .connection
         .execute(
             "UPDATE sessions SET directory = ?2, plan_label = ?3 WHERE id = ?1",
-            params![id, slashed(&new), plan.label],
+            params![id, layout::slashed(&new), plan.label],
         )
         .map(|_| ())
         .map_err(|e| catalog.error(e))

@@ -232,6 +232,17 @@ pub fn file_name(prefix: &str, instance: &Uid) -> String {
     format!("{prefix}.{instance}.dcm")
 }
 
+/// A path below the root as the catalog holds it: with slashes, so that it means the same on every system.
+pub(super) fn slashed(below: &Path) -> String {
+    let parts: Vec<_> = below.components().map(|c| c.as_os_str().to_string_lossy()).collect();
+    parts.join("/")
+}
+
+/// The way back, with this system's separators.
+pub(super) fn native(slashed: &str) -> PathBuf {
+    Path::new(slashed).components().collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -245,6 +256,13 @@ mod tests {
             && !component.starts_with(['_', '.'])
             && component.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-%~".contains(&b))
             && !is_reserved(component)
+    }
+
+    #[test]
+    fn a_path_of_the_catalog_reads_back_with_the_separators_of_this_system() {
+        let path: PathBuf = ["QA_WL", "WL_10MV", "2026-11-20"].iter().collect();
+        assert_eq!(slashed(&path), "QA_WL/WL_10MV/2026-11-20");
+        assert_eq!(native("QA_WL/WL_10MV/2026-11-20").as_os_str(), path.as_os_str());
     }
 
     #[test]

@@ -167,7 +167,7 @@ fn forget_moved(catalog: &Catalog) -> Result<BTreeSet<String>> {
     };
     let mut moved = BTreeSet::new();
     for (id, directory, series_uid) in rows().map_err(|e| catalog.error(e))? {
-        if !catalog.root().join(directory).exists() {
+        if !catalog.root().join(layout::native(&directory)).exists() {
             let forget = || {
                 catalog.connection().execute("DELETE FROM instances WHERE session_id = ?1", [id])?;
                 catalog.connection().execute("DELETE FROM sessions WHERE id = ?1", [id])
