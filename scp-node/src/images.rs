@@ -1,8 +1,9 @@
 //! Where objects lie, what is known about them, and how they get there.
 //!
-//! `layout` (values to paths), `walk` and `head` (bytes to values) know no files; `catalog` is what readers use, in the values of `rows`; `store`
-//! is the writing side, `filing` its one way to give an object a place, `moves` what makes files and rows change together, `reindex`
-//! the way back from files to rows.
+//! `layout` (values to paths), `walk` and `head` (bytes to values) know no files; `catalog` is what readers use, in the
+//! values of `rows`; `store` is the writing side, with `spool` for temporary files and `commit` for who commits; `filing`
+//! is the one way to give an object a place, `moves` what makes files and rows change together, `reindex` the way back
+//! from files to rows.
 
 pub mod catalog;
 mod commit;

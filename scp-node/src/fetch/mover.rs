@@ -60,8 +60,8 @@ pub(super) fn wanted(plans: &[ListedPlan], images: &[ListedImage]) -> Vec<Wanted
         .collect()
 }
 
-/// Moves these instances and waits until they are in the catalog; what did not come, also because the connection was cut, is asked
-/// for once more; what did not come because the receiver was gone, over a new one.
+/// Moves these instances and waits until they are on disk; what did not come, also because the connection was cut, is
+/// asked for once more; what did not come because the receiver was gone, over a new one.
 ///
 /// # Returns
 /// How many arrived.

@@ -1,8 +1,8 @@
 //! Accepts connections, negotiates, and gives each admitted association a thread.
 //!
 //! Before an association is admitted it costs a descriptor, 4 KiB and a task, for at most `node.timeouts.association_s` and
-//! only while nobody else needs its place; after, a thread and a buffer, for as long as `node.limits` allow. Stop: no new connection, idle associations end at once, running
-//! transfers get `node.timeouts.drain_s`.
+//! only while nobody else needs its place; after, a thread and a buffer, for as long as `node.limits` allow. Stop: no new
+//! connection, idle associations end at once, running transfers get `node.timeouts.drain_s`.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
