@@ -97,6 +97,11 @@ async fn fetch_gives_up_after_its_time() {
 #[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread")]
 async fn fetch_shows_its_progress_on_a_terminal_and_nowhere_else() {
+    let mut probe = Command::new("script");
+    if !probe.args(["-qec", "true", "/dev/null"]).stdin(Stdio::null()).status().is_ok_and(|s| s.success()) {
+        eprintln!("SKIPPED: no terminal can be made here");
+        return;
+    }
     let faults = Faults { sub_operation_delay: Duration::from_millis(400), ..Faults::default() };
     let site = start(PatientOptions::small(), faults).await;
     let (code, out, err) = fetch(&site, &[]);
