@@ -124,11 +124,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 fn commit(catalog: &mut Catalog, batch: Vec<Job>, full: bool, arrived: &broadcast::Sender<Arrived>) {
     let mut outcomes = Vec::with_capacity(batch.len());
+    let mut without_label = Vec::with_capacity(batch.len());
     let committed = catalog.moving(|catalog, moves| {
         for job in &batch {
             // What one of them did before it failed must not be committed with the others.
             outcomes.push(catalog.part(moves, |moves| filing::file(catalog, &job.received, moves)));
         }
+        // In the same transaction: one of its own would keep each sender waiting for its answer.
+        without_label.extend(batch.iter().map(|job| unresolved(catalog, &job.received)));
         if full { moves.sync() } else { Ok(()) }
     });
     if let Err(error) = &committed {
@@ -136,14 +139,14 @@ fn commit(catalog: &mut Catalog, batch: Vec<Job>, full: bool, arrived: &broadcas
         tracing::error!(%error, objects = batch.len(), "a commit failed; none of its objects was acknowledged");
     }
     outcomes.resize_with(batch.len(), || Err(Error::Cancelled));
-    for (job, outcome) in batch.into_iter().zip(outcomes) {
+    without_label.resize(batch.len(), None);
+    for ((job, outcome), unresolved) in batch.into_iter().zip(outcomes).zip(without_label) {
         let outcome = match (&committed, outcome) {
             (Ok(()), Ok(filed)) => Ok(filed),
             (Ok(()), Err(error)) => Err(refusal(catalog.root(), &error)),
             (Err(error), _) => Err(refusal(catalog.root(), error)),
         };
         if let Ok(Filed::New { session, .. }) = &outcome {
-            let unresolved = unresolved(catalog, &job.received);
             let _ = arrived.send(Arrived { session: *session, unresolved });
         }
         if let Ok(Filed::Kept { path }) = &outcome {
