@@ -129,7 +129,8 @@ fn from_catalog(
         if !missing.is_empty() {
             return Err(Error::Incomplete {
                 what: format!("{} of {} files are gone from the disk, or cut", missing.len(), wanted.len()),
-                hint: "files below images.root were removed or damaged: try again, they are fetched anew".into(),
+                hint: "files below images.root were removed or damaged: try again, they are fetched anew"
+                    .into(),
                 missing,
                 comment: None,
             });
