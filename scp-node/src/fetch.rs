@@ -33,8 +33,8 @@ pub use choice::is_of_type;
 pub(crate) use inbox::store_for_service;
 pub use inbox::{has_guests, see_guests_out};
 use job::Job;
+pub use memory::last_answered;
 use memory::{Listing, Memory};
-pub use memory::{TABLES as MEMORY_TABLES, last_answered};
 
 /// What is wanted.
 #[derive(Debug, Clone, Default)]

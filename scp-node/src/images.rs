@@ -1,7 +1,7 @@
 //! Where objects lie, what is known about them, and how they get there.
 //!
 //! `layout` (values to paths), `walk` and `head` (bytes to values) know no files; `catalog` is what readers use, in the
-//! values of `rows`; `store` is the writing side, with `spool` for temporary files and `commit` for who commits; `filing`
+//! values of `rows` from the tables of `schema`; `store` is the writing side, with `spool` for temporary files and `commit` for who commits; `filing`
 //! is the one way to give an object a place, `moves` what makes files and rows change together, `reindex` the way back
 //! from files to rows.
 
@@ -13,6 +13,7 @@ pub mod layout;
 mod moves;
 pub mod reindex;
 mod rows;
+mod schema;
 mod spool;
 pub mod store;
 pub mod walk;

@@ -14,53 +14,6 @@ use crate::names::Uid;
 use crate::scu::{ListedImage, ListedPlan, ListedSeries, Peer};
 use crate::settings::Strategy;
 
-/// The catalog's migration that belongs to this room; a later one drops `tells`.
-pub const TABLES: &str = "
-CREATE TABLE archives (
-    archive  TEXT PRIMARY KEY,
-    strategy TEXT NOT NULL,
-    tells    INTEGER NOT NULL
-) WITHOUT ROWID;
-CREATE TABLE asked (
-    archive         TEXT NOT NULL,
-    patient_id      TEXT NOT NULL,
-    asked_ms        INTEGER NOT NULL,
-    plans_asked_ms  INTEGER NOT NULL,
-    PRIMARY KEY (archive, patient_id)
-) WITHOUT ROWID;
-CREATE TABLE listed_series (
-    archive    TEXT NOT NULL,
-    patient_id TEXT NOT NULL,
-    series_uid TEXT NOT NULL,
-    study_uid  TEXT NOT NULL,
-    modality   TEXT NOT NULL,
-    instances  INTEGER,
-    PRIMARY KEY (archive, patient_id, series_uid)
-) WITHOUT ROWID;
-CREATE TABLE listed_images (
-    archive          TEXT NOT NULL,
-    patient_id       TEXT NOT NULL,
-    series_uid       TEXT NOT NULL,
-    sop_instance_uid TEXT NOT NULL,
-    study_uid        TEXT NOT NULL,
-    plan_uid         TEXT,
-    acquired         TEXT,
-    image_type       TEXT,
-    beam             TEXT,
-    PRIMARY KEY (archive, patient_id, series_uid, sop_instance_uid)
-) WITHOUT ROWID;
-CREATE TABLE listed_plans (
-    archive    TEXT NOT NULL,
-    patient_id TEXT NOT NULL,
-    series_uid TEXT NOT NULL,
-    plan_uid   TEXT NOT NULL,
-    study_uid  TEXT NOT NULL,
-    label      TEXT,
-    dated      TEXT,
-    PRIMARY KEY (archive, patient_id, series_uid, plan_uid)
-) WITHOUT ROWID;
-";
-
 const TIME_FORMAT: &str = "%Y-%m-%dT%H:%M:%S%.6f";
 
 /// When a patient was asked about, milliseconds since 1970.

@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
 
-use super::layout;
 use super::moves::Moves;
 use super::rows::{
     Entered, Instance, PlanRecord, Session, SessionFilter, TIME_FORMAT, Totals, beam_text, instance, plan,
     time,
 };
+use super::{layout, schema};
 use crate::error::{Error, Result};
 use crate::names::Uid;
 
@@ -22,67 +22,6 @@ use crate::names::Uid;
 const BUSY: Duration = Duration::from_secs(20);
 /// Pause between two tries where SQLite itself does not wait.
 const BUSY_PAUSE: Duration = Duration::from_millis(5);
-
-/// Numbered migrations; one is added at the end, none is ever changed. `user_version` counts the ones applied.
-const MIGRATIONS: &[&str] = &[
-    "
-CREATE TABLE plans (
-    plan_uid   TEXT PRIMARY KEY,
-    patient_id TEXT NOT NULL,
-    label      TEXT NOT NULL,
-    dated      TEXT
-) WITHOUT ROWID;
-CREATE INDEX plans_by_label ON plans (patient_id, label);
-CREATE TABLE sessions (
-    id         INTEGER PRIMARY KEY,
-    kind       TEXT NOT NULL,
-    patient_id TEXT NOT NULL,
-    plan_uid   TEXT NOT NULL DEFAULT '',
-    plan_label TEXT,
-    series_uid TEXT NOT NULL,
-    date       TEXT NOT NULL DEFAULT '',
-    acquired   TEXT,
-    directory  TEXT NOT NULL
-);
-CREATE UNIQUE INDEX sessions_by_key ON sessions (patient_id, plan_uid, series_uid, date, kind);
-CREATE INDEX sessions_by_label ON sessions (patient_id, plan_label, acquired);
-CREATE INDEX sessions_by_plan ON sessions (plan_uid, acquired);
-CREATE INDEX sessions_by_time ON sessions (acquired);
-CREATE INDEX sessions_by_directory ON sessions (directory);
-CREATE TABLE instances (
-    sop_instance_uid    TEXT PRIMARY KEY,
-    session_id          INTEGER NOT NULL REFERENCES sessions (id),
-    file_name           TEXT NOT NULL,
-    bytes               INTEGER NOT NULL,
-    sop_class_uid       TEXT NOT NULL,
-    transfer_syntax_uid TEXT NOT NULL,
-    study_uid           TEXT,
-    instance_number     INTEGER,
-    modality            TEXT,
-    image_type          TEXT,
-    acquired            TEXT,
-    beam                TEXT,
-    gantry_iec_deg      REAL,
-    collimator_iec_deg  REAL,
-    couch_iec_deg       REAL,
-    sid_mm              REAL,
-    row_spacing_mm      REAL,
-    column_spacing_mm   REAL,
-    rows                INTEGER,
-    columns             INTEGER,
-    machine             TEXT
-) WITHOUT ROWID;
-CREATE INDEX instances_by_session ON instances (session_id);
-CREATE TABLE kept (
-    path             TEXT PRIMARY KEY,
-    sop_instance_uid TEXT NOT NULL
-) WITHOUT ROWID;
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-",
-    crate::fetch::MEMORY_TABLES,
-    // Kept objects count for the quota. That an archive tells something of one image says nothing about another one.
-    "ALTER TABLE kept ADD COLUMN bytes INTEGER NOT NULL DEFAULT 0; ALTER TABLE archives DROP COLUMN tells;",
-];
 
 /// One connection to the catalog of one root.
 #[derive(Debug)]
@@ -166,25 +105,7 @@ impl Catalog {
         // the catalog forgot of them is read again at the next start.
         c.pragma_update(None, "synchronous", "NORMAL")?;
         c.set_prepared_statement_cache_capacity(64);
-        let applied: i64 = c.pragma_query_value(None, "user_version", |r| r.get(0))?;
-        // The usual case writes nothing: a first write would cost the last one out a checkpoint with its syncs.
-        if applied == MIGRATIONS.len() as i64 {
-            return Ok(());
-        }
-        let transaction = c.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-        let version: usize =
-            transaction.pragma_query_value(None, "user_version", |r| r.get::<_, i64>(0))? as usize;
-        if version > MIGRATIONS.len() {
-            return Err(rusqlite::Error::SqliteFailure(
-                rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_SCHEMA),
-                Some(format!("made by a newer version of this program (schema {version})")),
-            ));
-        }
-        for migration in MIGRATIONS.iter().skip(version) {
-            transaction.execute_batch(migration)?;
-        }
-        transaction.pragma_update(None, "user_version", MIGRATIONS.len() as i64)?;
-        transaction.commit()
+        schema::migrate(c)
     }
 
     /// Turns an SQLite error into ours, with the path.
@@ -197,8 +118,7 @@ impl Catalog {
     /// # Errors
     /// [`Error::Catalog`]
     pub fn is_current(&self) -> Result<bool> {
-        let applied = self.connection.pragma_query_value(None, "user_version", |r| r.get::<_, i64>(0));
-        Ok(applied.map_err(|e| self.error(e))? == MIGRATIONS.len() as i64)
+        schema::is_current(&self.connection).map_err(|e| self.error(e))
     }
 
     /// Runs `work`, all of whose reads see one state and share one lock.

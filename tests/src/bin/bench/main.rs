@@ -18,7 +18,7 @@ mod sink;
 
 use std::path::PathBuf;
 
-const USAGE: &str = "bench files DIRECTORY COUNT | send HOST:PORT CALLED_AE ASSOCIATIONS COUNT PDU_LENGTH | sink PORT | disk DIRECTORY COUNT THREADS full|rename | catalog DIRECTORY IMAGES";
+const USAGE: &str = "bench files DIRECTORY COUNT | send HOST:PORT CALLED_AE ASSOCIATIONS COUNT PDU_LENGTH nodelay|nagle | sink PORT | disk DIRECTORY COUNT THREADS full|rename | catalog DIRECTORY IMAGES";
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -26,8 +26,9 @@ fn main() {
     let number = |text: &str| text.parse::<usize>().expect(USAGE);
     let result = match args.as_slice() {
         ["files", directory, count] => objects::write(&PathBuf::from(directory), number(count)),
-        ["send", address, called_ae, associations, count, pdu_length] => {
-            send::run(address, called_ae, number(associations), number(count), number(pdu_length) as u32)
+        ["send", address, called_ae, associations, count, pdu_length, nagle @ ("nodelay" | "nagle")] => {
+            let (associations, count) = (number(associations), number(count));
+            send::run(address, called_ae, associations, count, number(pdu_length) as u32, *nagle == "nagle")
         }
         ["sink", port] => sink::run(number(port) as u16),
         ["disk", directory, count, threads, durability @ ("full" | "rename")] => {

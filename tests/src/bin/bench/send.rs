@@ -1,8 +1,9 @@
 //! A sender that reads no files: its messages lie framed in memory, and only the UIDs change from one to the next.
 //!
-//! It shows what the receiver can take, not what a sender can give.
+//! It shows what the receiver can take, not what a sender can give. With Nagle's algorithm left on it writes as DCMTK does.
 
 use std::io::Write;
+use std::net::TcpStream;
 use std::sync::Barrier;
 use std::time::Instant;
 
@@ -21,6 +22,7 @@ pub(crate) fn run(
     associations: usize,
     count: usize,
     pdu_length: u32,
+    nagle: bool,
 ) -> Value {
     // Messages are framed and associations open before the clock runs.
     let ready = Barrier::new(associations + 1);
@@ -29,7 +31,7 @@ pub(crate) fn run(
             .map(|worker| {
                 let numbers = (worker..count).step_by(associations);
                 let ready = &ready;
-                scope.spawn(move || send(address, called_ae, numbers, pdu_length, ready))
+                scope.spawn(move || send(address, called_ae, numbers, pdu_length, nagle, ready))
             })
             .collect();
         ready.wait();
@@ -82,6 +84,7 @@ fn send(
     called_ae: &str,
     numbers: impl Iterator<Item = usize>,
     pdu_length: u32,
+    nagle: bool,
     ready: &Barrier,
 ) -> (u64, usize) {
     let mut association = ClientAssociationOptions::new()
@@ -96,16 +99,31 @@ fn send(
     // Even numbers are aS1200, odd ones aS1000.
     let mut templates = [Template::new(0, context_id, pdu_length), Template::new(1, context_id, pdu_length)];
     let stream = association.inner_stream();
-    stream.set_nodelay(true).unwrap();
+    stream.set_nodelay(!nagle).unwrap();
     let (mut bytes, mut failed) = (0, 0);
     ready.wait();
     for n in numbers {
         let template = templates.get_mut(n % 2).expect("two of them");
         template.set_number(n);
-        stream.write_all(&template.bytes).expect("the receiver takes the message");
+        let written =
+            if nagle { write_in_pieces(stream, &template.bytes) } else { stream.write_all(&template.bytes) };
+        written.expect("the receiver takes the message");
         bytes += template.bytes.len() as u64;
         failed += usize::from(read_status(stream).expect("a response") != Status::SUCCESS);
     }
     association.release().expect("a release");
     (bytes, failed)
+}
+
+/// As DCMTK writes: of each P-DATA-TF PDU first the heads of PDU and fragment (12 bytes), then the fragment.
+fn write_in_pieces(stream: &mut TcpStream, mut message: &[u8]) -> std::io::Result<()> {
+    while let Some((head, rest)) = message.split_first_chunk::<12>() {
+        let [_, _, l0, l1, l2, l3, ..] = *head;
+        let fragment = u32::from_be_bytes([l0, l1, l2, l3]) as usize - 6;
+        let (fragment, rest) = rest.split_at(fragment);
+        stream.write_all(head)?;
+        stream.write_all(fragment)?;
+        message = rest;
+    }
+    Ok(())
 }
