@@ -6,6 +6,7 @@
 //! Unsupported: Patient Root, C-GET, more than one transfer syntax (implicit VR little endian, as Aria sends).
 
 mod archive;
+mod conversation;
 mod faults;
 mod message;
 mod mover;
