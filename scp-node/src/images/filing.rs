@@ -163,22 +163,25 @@ fn session(catalog: &Catalog, received: &Received, at: Option<&Path>) -> Result<
     let known = catalog
         .connection
         .prepare_cached(
-            "SELECT id, directory FROM sessions
+            "SELECT id, directory, acquired FROM sessions
              WHERE patient_id = ?1 AND plan_uid = ?2 AND series_uid = ?3 AND date = ?4 AND kind = ?5",
         )
         .and_then(|mut s| {
             s.query_row(params![head.patient_id, plan, series, date, kind], |r| {
-                Ok((r.get::<_, i64>(0)?, r.get::<_, String>(1)?))
+                Ok((r.get::<_, i64>(0)?, r.get::<_, String>(1)?, r.get::<_, Option<String>>(2)?))
             })
             .optional()
         })
         .map_err(|e| catalog.error(e))?;
-    if let Some((id, directory)) = known {
-        catalog
-            .connection
-            .prepare_cached("UPDATE sessions SET acquired = ?2 WHERE id = ?1 AND ?2 IS NOT NULL AND (acquired IS NULL OR acquired > ?2)")
-            .and_then(|mut s| s.execute(params![id, acquired]))
-            .map_err(|e| catalog.error(e))?;
+    if let Some((id, directory, began)) = known {
+        // A session begins with its first image, which need not come first.
+        if acquired.is_some() && (began.is_none() || acquired < began) {
+            catalog
+                .connection
+                .prepare_cached("UPDATE sessions SET acquired = ?2 WHERE id = ?1")
+                .and_then(|mut s| s.execute(params![id, acquired]))
+                .map_err(|e| catalog.error(e))?;
+        }
         return Ok((id, layout::native(&directory)));
     }
     let label = match (is_plan, plan_uid, at) {
