@@ -228,3 +228,18 @@ fn two_plans_of_one_label_in_one_series_lie_apart() {
     assert_eq!(all.len(), 2);
     assert_ne!(all[0].0.directory, all[1].0.directory);
 }
+
+#[test]
+fn a_session_begins_with_its_first_image_whichever_comes_first() {
+    let root = tempfile::tempdir().unwrap();
+    let s = open(root.path());
+    for (uid, time) in [("1.2.3.1", "070203"), ("1.2.3.2", "070159"), ("1.2.3.3", "070210")] {
+        store_image(&s, &Image { uid, time, ..IMAGE }).unwrap();
+    }
+    let session = Catalog::open_readonly(root.path())
+        .unwrap()
+        .newest_session(&SessionFilter::default())
+        .unwrap()
+        .unwrap();
+    assert_eq!((session.images, session.acquired), (3, "2026-11-20T07:01:59".parse().ok()));
+}
