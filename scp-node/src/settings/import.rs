@@ -434,6 +434,9 @@ mod tests {
         Settings::load(Some(&file), &[]).unwrap_or_else(|e| panic!("{e}\n{}", imported.settings)).settings
     }
 
+    /// An absolute path on this system.
+    const ROOT: &str = if cfg!(windows) { "C:/data/trf" } else { "/data/trf" };
+
     /// Every key that PyMedPhys 0.41's code and examples have.
     const EVERY_KEY: &str = r#"
 version = 0
@@ -511,7 +514,7 @@ baseline_directory = 'r'
 
     #[test]
     fn every_key_is_mapped_or_has_a_reason() {
-        let (_dir, imported) = imported("config.toml", EVERY_KEY, false);
+        let (_dir, imported) = imported("config.toml", &EVERY_KEY.replace("/data/trf", ROOT), false);
         assert_eq!(imported.keys.len(), 48, "{:#?}", imported.keys);
         let unknown: Vec<_> = imported.keys.iter().filter(|key| key.fate == Fate::Unknown).collect();
         assert_eq!(unknown, Vec::<&Key>::new());
@@ -519,7 +522,7 @@ baseline_directory = 'r'
         assert_eq!(becomes, 9);
         let settings = loaded(&imported);
         assert_eq!(settings.log.level, "warn");
-        assert_eq!(settings.trf.root, Path::new("/data/trf"));
+        assert_eq!(settings.trf.root, Path::new(ROOT));
         let site = &settings.sites[0];
         assert_eq!(site.name, "rccc");
         for mosaiq in ["# host = \"msqsql\"", "# port = 1434", "# time_zone = \"Australia/Sydney\""] {
@@ -548,7 +551,8 @@ baseline_directory = 'r'
 
     #[test]
     fn redirects_are_followed_and_circles_are_told() {
-        let (dir, imported) = imported("real.toml", "[trf_logfiles]\nroot_directory = '/t'", false);
+        let real = format!("[trf_logfiles]\nroot_directory = '{ROOT}'");
+        let (dir, imported) = imported("real.toml", &real, false);
         assert_eq!(imported.keys.len(), 1);
         for (name, to) in [("a.toml", "b.toml"), ("b.toml", "real.toml"), ("c.toml", "c.toml")] {
             std::fs::write(dir.path().join(name), format!("redirect = '{to}'")).unwrap();
@@ -556,7 +560,7 @@ baseline_directory = 'r'
         let imported = import(&dir.path().join("a.toml"), false).unwrap();
         assert_eq!(imported.file, dir.path().join("real.toml"));
         assert_eq!(imported.keys[0].key, "redirect");
-        assert_eq!(loaded(&imported).trf.root, Path::new("/t"));
+        assert_eq!(loaded(&imported).trf.root, Path::new(ROOT));
         let error = import(&dir.path().join("c.toml"), false).unwrap_err().to_string();
         assert!(error.contains("circle"), "{error}");
         std::fs::write(dir.path().join("d.toml"), "redirect = 'gone.toml'").unwrap();
@@ -565,17 +569,17 @@ baseline_directory = 'r'
 
     #[test]
     fn the_older_schema_is_read_from_json() {
-        let text = r#"{"linac_logfile_data_directory": "/old",
+        let text = r#"{"linac_logfile_data_directory": "/data/trf",
             "machine_map": {"2619": {"centre": "rccc", "type": "agility", "ip": "10.0.0.1"},
                             "4299": {"centre": "nbcc", "type": "agility", "ip": "10.0.0.2"}},
             "machine_types": {"agility": {"gantry_tolerance": 3}},
             "centres": {"rccc": {"timezone": "Australia/Sydney", "ois_specific_data": {"sql_server": "msq", "port": 1433}},
                         "nbcc": {"timezone": "Australia/Sydney", "mosaiq_sql_server": "nbcc:1500", "holidays": "NSW"}},
             "mu_density": {"grid_resolution": 1}, "metersetmap": {"grid_resolution": 1}}"#;
-        let (_dir, imported) = imported("config.json", text, false);
+        let (_dir, imported) = imported("config.json", &text.replace("/data/trf", ROOT), false);
         assert!(imported.keys.iter().all(|key| key.fate != Fate::Unknown), "{:#?}", imported.keys);
         let settings = loaded(&imported);
-        assert_eq!(settings.trf.root, Path::new("/old"));
+        assert_eq!(settings.trf.root, Path::new(ROOT));
         let sites: Vec<_> =
             (settings.sites.iter()).map(|s| (s.name.as_str(), s.linacs[0].name.as_str())).collect();
         assert_eq!(sites.len(), 2);
