@@ -1,4 +1,5 @@
-//! What archives have told, kept in the catalog: listings, when they were asked for, and how each archive is asked.
+//! What archives have told, kept in the catalog (its tables: `images/schema.rs`): listings, when they were asked for, and how each
+//! archive is asked.
 //!
 //! It spares questions, never answers: a listing is used again only while it is fresh, or while the archive's count of a
 //! series' instances is unchanged. It is not rebuilt by a reindex; forgetting it costs one more question.

@@ -106,8 +106,8 @@ impl Catalog {
         // the catalog forgot of them is read again at the next start.
         c.pragma_update(None, "synchronous", "NORMAL")?;
         c.set_prepared_statement_cache_capacity(64);
-        // Else a cached statement is compiled anew at every use: SQLite would like to look at the values first, which tell
-        // it nothing here. A sixth of what a commit cost.
+        // Else SQLite compiles cached statements anew whose plan might depend on their values (`entered` was one, at every
+        // use: a sixth of what a commit cost); the values tell it nothing here.
         c.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
         schema::migrate(c)
     }

@@ -6,6 +6,15 @@ use rusqlite::Connection;
 
 use super::*;
 
+/// The catalog's view of the next start after a crash: what was set by hand is there, and the marker of a running receiver.
+fn crash(s: Store, root: &Path, damage: impl FnOnce(&Catalog)) {
+    let catalog = Catalog::open(root).unwrap();
+    let since = catalog.meta("open_since").unwrap().unwrap();
+    drop(s);
+    catalog.set_meta("open_since", Some(&since)).unwrap();
+    damage(&catalog);
+}
+
 #[test]
 fn a_new_receiver_clears_leftovers_and_enters_files_that_a_crash_left_without_a_row() {
     let root = tempfile::tempdir().unwrap();
@@ -17,12 +26,10 @@ fn a_new_receiver_clears_leftovers_and_enters_files_that_a_crash_left_without_a_
     };
     let before = everything(&Catalog::open_readonly(root.path()).unwrap());
     // What SIGKILL between rename and commit leaves: the file without its row, the database not closed in order.
-    let catalog = Catalog::open(root.path()).unwrap();
-    let since = catalog.meta("open_since").unwrap().unwrap();
-    drop(s);
-    catalog.set_meta("open_since", Some(&since)).unwrap();
-    catalog.connection().execute("DELETE FROM instances WHERE sop_instance_uid = '1.2.3.2'", []).unwrap();
-    drop(catalog);
+    crash(s, root.path(), |catalog| {
+        let delete = "DELETE FROM instances WHERE sop_instance_uid = '1.2.3.2'";
+        assert_eq!(catalog.connection().execute(delete, []).unwrap(), 1);
+    });
     std::fs::write(root.path().join(layout::INCOMING).join("7.part"), b"half").unwrap();
     let s = open(root.path());
     assert!(incoming_files(root.path()).is_empty());
@@ -51,11 +58,7 @@ fn a_session_renamed_just_before_a_crash_is_found_again() {
     let root = tempfile::tempdir().unwrap();
     let s = open(root.path());
     let Filed::New { path, .. } = store_image(&s, &IMAGE).unwrap() else { panic!("not new") };
-    let catalog = Catalog::open(root.path()).unwrap();
-    let since = catalog.meta("open_since").unwrap().unwrap();
-    drop(s);
-    catalog.set_meta("open_since", Some(&since)).unwrap();
-    drop(catalog);
+    crash(s, root.path(), |_| ());
     let from = path.parent().unwrap();
     // The images were filed in an earlier run: renaming a directory does not change its own time.
     let long_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(10 * 86_400);
@@ -68,15 +71,6 @@ fn a_session_renamed_just_before_a_crash_is_found_again() {
     let all = everything(&Catalog::open_readonly(root.path()).unwrap());
     assert_eq!((all.len(), all[0].0.plan_label.as_deref()), (1, Some("WL_10MV")));
     assert!(all[0].1[0].path.exists());
-}
-
-/// The catalog's view of the next start after a crash: what was set by hand is there, and the marker of a running receiver.
-fn crash(s: Store, root: &Path, damage: impl FnOnce(&Catalog)) {
-    let catalog = Catalog::open(root).unwrap();
-    let since = catalog.meta("open_since").unwrap().unwrap();
-    drop(s);
-    catalog.set_meta("open_since", Some(&since)).unwrap();
-    damage(&catalog);
 }
 
 #[test]
