@@ -34,7 +34,8 @@ impl Record {
     /// Cumulative meterset in MU since the first row, from the raw counter (1/64 MU).
     ///
     /// A counter that wraps goes on; one that restarts, as each beam of a sequence does, adds what it shows then. Step
-    /// Dose tells the two apart where the raw counter alone cannot, and stands in where a record has no raw counter.
+    /// Dose tells the two apart where the raw counter alone cannot, and stands in where a record has no raw counter. After
+    /// a beam of less than a step of Step Dose (0.1 MU) a restart is taken for noise: of the next only what exceeds it counts.
     ///
     /// # Errors
     /// [`Error::Unsupported`](crate::Error::Unsupported) if the record has neither counter.
@@ -135,6 +136,12 @@ mod tests {
     #[test]
     fn counts_no_dose_twice_when_a_counter_steps_back() {
         assert_eq!(sum(&[0, 1000, 999, 1000, 1001]), 1001);
+    }
+
+    #[test]
+    fn a_second_beam_of_less_than_a_step_of_either_counter_is_noise() {
+        assert_eq!(sum(&[0, 6, 0, 6]), 6);
+        assert_eq!(sum(&[0, 64, 0, 6]), 70, "after a whole MU a fall to nothing is a restart");
     }
 
     #[test]
