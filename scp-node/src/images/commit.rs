@@ -17,7 +17,6 @@ use super::layout;
 use super::reindex;
 use super::store::{Arrived, Refusal};
 use crate::error::{Error, Result};
-use crate::names::Uid;
 
 /// Most objects in one commit. Justification: bounds how long the first of them waits.
 const BATCH_MAX: usize = 64;
@@ -124,14 +123,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 fn commit(catalog: &mut Catalog, batch: Vec<Job>, full: bool, arrived: &broadcast::Sender<Arrived>) {
     let mut outcomes = Vec::with_capacity(batch.len());
-    let mut without_label = Vec::with_capacity(batch.len());
     let committed = catalog.moving(|catalog, moves| {
-        for job in &batch {
+        for (n, job) in batch.iter().enumerate() {
             // What one of them did before it failed must not be committed with the others.
-            outcomes.push(catalog.part(moves, |moves| filing::file(catalog, &job.received, moves)));
+            outcomes.push(catalog.part(moves, n == 0, |moves| filing::file(catalog, &job.received, moves)));
         }
-        // In the same transaction: one of its own would keep each sender waiting for its answer.
-        without_label.extend(batch.iter().map(|job| unresolved(catalog, &job.received)));
         if full { moves.sync() } else { Ok(()) }
     });
     if let Err(error) = &committed {
@@ -139,14 +135,16 @@ fn commit(catalog: &mut Catalog, batch: Vec<Job>, full: bool, arrived: &broadcas
         tracing::error!(%error, objects = batch.len(), "a commit failed; none of its objects was acknowledged");
     }
     outcomes.resize_with(batch.len(), || Err(Error::Cancelled));
-    without_label.resize(batch.len(), None);
-    for ((job, outcome), unresolved) in batch.into_iter().zip(outcomes).zip(without_label) {
+    for (job, outcome) in batch.into_iter().zip(outcomes) {
         let outcome = match (&committed, outcome) {
             (Ok(()), Ok(filed)) => Ok(filed),
             (Ok(()), Err(error)) => Err(refusal(catalog.root(), &error)),
             (Err(error), _) => Err(refusal(catalog.root(), error)),
         };
-        if let Ok(Filed::New { session, .. }) = &outcome {
+        if let Ok(Filed::New { session, labelled, .. }) = &outcome {
+            let head = &job.received.head;
+            let plan = head.plan_uid.clone().filter(|_| !labelled);
+            let unresolved = plan.map(|plan| (plan, head.patient_id.clone()));
             let _ = arrived.send(Arrived { session: *session, unresolved });
         }
         if let Ok(Filed::Kept { path }) = &outcome {
@@ -154,14 +152,6 @@ fn commit(catalog: &mut Catalog, batch: Vec<Job>, full: bool, arrived: &broadcas
             tracing::warn!(uid = %job.received.sop_instance_uid, %kept, "an instance came again with other bytes; both are kept");
         }
         let _ = job.reply.send(Reply::Done(outcome));
-    }
-}
-
-fn unresolved(catalog: &Catalog, received: &Received) -> Option<(Uid, String)> {
-    let plan = received.head.plan_uid.as_ref()?;
-    match catalog.plan(plan) {
-        Ok(None) => Some((plan.clone(), received.head.patient_id.clone())),
-        _ => None,
     }
 }
 
@@ -198,6 +188,7 @@ mod tests {
     use crate::images::SessionFilter;
     use crate::images::head::{Head, RT_IMAGE, RT_PLAN};
     use crate::images::walk::{Path as At, Syntax};
+    use crate::names::Uid;
 
     const IMPLICIT: &str = "1.2.840.10008.1.2";
 

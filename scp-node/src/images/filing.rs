@@ -47,6 +47,8 @@ pub enum Filed {
         session: i64,
         /// Absolute path.
         path: PathBuf,
+        /// Whether the label of its plan was known.
+        labelled: bool,
     },
     /// The same bytes were there already; nothing was written.
     Same,
@@ -75,7 +77,7 @@ pub(super) fn file(catalog: &Catalog, received: &Received, moves: &mut Moves) ->
         // The row goes too, and the object is filed anew.
         forget(catalog, &received.sop_instance_uid)?;
     }
-    let (session, below) = session(catalog, received, None)?;
+    let Place { session, directory: below, labelled } = place(catalog, received, None)?;
     let directory = catalog.root().join(&below);
     let path = directory.join(layout::file_name(prefix(&received.head), &received.sop_instance_uid));
     // Not in the catalog, yet there: a crash left it, or a power cut half of it.
@@ -100,7 +102,7 @@ pub(super) fn file(catalog: &Catalog, received: &Received, moves: &mut Moves) ->
     }
     insert(catalog, received, session)?;
     learn_from_plan(catalog, received, moves)?;
-    Ok(Filed::New { session, path })
+    Ok(Filed::New { session, path, labelled })
 }
 
 /// Removes the row of a session that got no object after all.
@@ -117,8 +119,8 @@ fn forget_if_empty(catalog: &Catalog, session: i64) -> Result<()> {
 
 /// Enters an object that lies at its final place already: what a reindex does.
 pub(super) fn enter(catalog: &Catalog, received: &Received, directory: &Path) -> Result<()> {
-    let (session, _) = session(catalog, received, Some(directory))?;
-    insert(catalog, received, session)
+    let place = place(catalog, received, Some(directory))?;
+    insert(catalog, received, place.session)
 }
 
 fn prefix(head: &Head) -> &'static str {
@@ -150,8 +152,17 @@ pub(super) fn forget(catalog: &Catalog, uid: &Uid) -> Result<()> {
     }
 }
 
-/// The session's row and its directory below the root; made when it is new.
-fn session(catalog: &Catalog, received: &Received, at: Option<&Path>) -> Result<(i64, PathBuf)> {
+/// Where an object belongs.
+struct Place {
+    /// Row id.
+    session: i64,
+    /// Below the root.
+    directory: PathBuf,
+    labelled: bool,
+}
+
+/// The session's row and its directory; made when it is new.
+fn place(catalog: &Catalog, received: &Received, at: Option<&Path>) -> Result<Place> {
     let head = &received.head;
     let is_plan = head.is_plan();
     let kind = if is_plan { "plan" } else { "images" };
@@ -163,26 +174,28 @@ fn session(catalog: &Catalog, received: &Received, at: Option<&Path>) -> Result<
     let known = catalog
         .connection
         .prepare_cached(
-            "SELECT id, directory, acquired FROM sessions
+            "SELECT id, directory, acquired, plan_label IS NOT NULL FROM sessions
              WHERE patient_id = ?1 AND plan_uid = ?2 AND series_uid = ?3 AND date = ?4 AND kind = ?5",
         )
         .and_then(|mut s| {
             s.query_row(params![head.patient_id, plan, series, date, kind], |r| {
-                Ok((r.get::<_, i64>(0)?, r.get::<_, String>(1)?, r.get::<_, Option<String>>(2)?))
+                let directory = layout::native(&r.get::<_, String>(1)?);
+                let place = Place { session: r.get(0)?, directory, labelled: r.get(3)? };
+                Ok((place, r.get::<_, Option<String>>(2)?))
             })
             .optional()
         })
         .map_err(|e| catalog.error(e))?;
-    if let Some((id, directory, began)) = known {
+    if let Some((place, began)) = known {
         // A session begins with its first image, which need not come first.
         if acquired.is_some() && (began.is_none() || acquired < began) {
             catalog
                 .connection
                 .prepare_cached("UPDATE sessions SET acquired = ?2 WHERE id = ?1")
-                .and_then(|mut s| s.execute(params![id, acquired]))
+                .and_then(|mut s| s.execute(params![place.session, acquired]))
                 .map_err(|e| catalog.error(e))?;
         }
-        return Ok((id, layout::native(&directory)));
+        return Ok(place);
     }
     let label = match (is_plan, plan_uid, at) {
         (true, ..) => head.plan_label.clone(),
@@ -204,7 +217,7 @@ fn session(catalog: &Catalog, received: &Received, at: Option<&Path>) -> Result<
         .and_then(|mut s| {
             s.insert(params![kind, head.patient_id, plan, label, series, date, acquired, layout::slashed(&directory)])
         })
-        .map(|id| (id, directory))
+        .map(|session| Place { session, directory, labelled: label.is_some() })
         .map_err(|e| catalog.error(e))
 }
 
@@ -433,7 +446,7 @@ fn resolve_waiting(catalog: &Catalog, plan_uid: &Uid, moves: &mut Moves) -> Resu
     let waiting = waiting().map_err(|e| catalog.error(e))?;
     let Some(plan) = catalog.plan(plan_uid)?.filter(|_| !waiting.is_empty()) else { return Ok(()) };
     for (id, directory) in waiting {
-        match catalog.part(moves, |moves| resolve(catalog, &plan, id, &directory, moves)) {
+        match catalog.part(moves, false, |moves| resolve(catalog, &plan, id, &directory, moves)) {
             // Windows renames no directory with an open file in it. The images are where the row says; the next start, or
             // whoever tells the label again, tries again.
             Err(Error::Io { source, .. }) => {

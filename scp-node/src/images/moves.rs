@@ -137,17 +137,34 @@ impl Catalog {
 
     /// Runs a part of a transaction that may fail without the rest.
     ///
+    /// # Arguments
+    /// * `is_first` — nothing was done in this transaction yet: a failure begins it anew, and no savepoint is needed
     /// # Errors
     /// Those of `work`, after its moves and rows were undone.
-    pub(super) fn part<T>(&self, moves: &mut Moves, work: impl FnOnce(&mut Moves) -> Result<T>) -> Result<T> {
-        self.run("SAVEPOINT part")?;
+    pub(super) fn part<T>(
+        &self,
+        moves: &mut Moves,
+        is_first: bool,
+        work: impl FnOnce(&mut Moves) -> Result<T>,
+    ) -> Result<T> {
+        if self.connection.is_autocommit() {
+            // The part before failed, and could not begin the transaction anew.
+            self.run("BEGIN IMMEDIATE")?;
+        }
+        if !is_first {
+            self.run("SAVEPOINT part")?;
+        }
         let steps = moves.done.len();
         let done = work(moves);
         if done.is_err() {
             moves.undo(steps);
-            self.run("ROLLBACK TO part")?;
+            self.run(if is_first { "ROLLBACK" } else { "ROLLBACK TO part" })?;
         }
-        self.run("RELEASE part")?;
+        match (is_first, &done) {
+            (true, Ok(_)) => {}
+            (true, Err(_)) => self.run("BEGIN IMMEDIATE")?,
+            (false, _) => self.run("RELEASE part")?,
+        }
         done
     }
 
@@ -194,6 +211,12 @@ mod tests {
 
     #[test]
     fn a_part_that_fails_takes_nothing_else_with_it() {
+        for is_first in [true, false] {
+            a_part_fails(is_first);
+        }
+    }
+
+    fn a_part_fails(is_first: bool) {
         let (root, mut catalog) = catalog();
         let at = |name: &str| root.path().join(name);
         for name in ["a", "b"] {
@@ -203,13 +226,13 @@ mod tests {
             |catalog: &Catalog, key: &str| catalog.set_meta(key, Some("v")).map_err(|e| catalog.error(e));
         catalog
             .moving(|catalog, moves| {
-                let failed = catalog.part(moves, |moves| {
+                let failed = catalog.part(moves, is_first, |moves| {
                     moves.rename(&at("a"), &at("x/a"))?;
                     set(catalog, "a")?;
                     Err::<(), _>(failure())
                 });
                 assert!(failed.is_err());
-                catalog.part(moves, |moves| {
+                catalog.part(moves, false, |moves| {
                     moves.rename(&at("b"), &at("y/b"))?;
                     set(catalog, "b")
                 })?;

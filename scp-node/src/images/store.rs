@@ -155,6 +155,7 @@ impl Store {
             spool,
             walker: Walker::new(syntax, head::wanted),
             syntax,
+            head: None,
             meta_bytes: meta.len() as u64,
             share,
             looked_at: (0, 0),
@@ -195,6 +196,8 @@ pub struct Incoming<'s> {
     temporary: Temporary,
     walker: Walker,
     syntax: Syntax,
+    /// Known, and admitted, from when the pixel data begin.
+    head: Option<Head>,
     meta_bytes: u64,
     share: Share<'s>,
     /// Where the object was when the disk was last asked for room, and which end was known.
@@ -269,8 +272,7 @@ impl Incoming<'_> {
     pub fn take(&mut self, bytes: usize) -> Result<(), Refusal> {
         self.grow(bytes)?;
         self.walker.push(self.spool.peek(bytes)).map_err(Refusal::CannotUnderstand)?;
-        let ahead = self.walker.ahead();
-        self.look_for_room(ahead)?;
+        let ahead = self.walked()?;
         self.spool.fill(bytes, ahead).map_err(|e| storage_fault(&self.temporary.0, e))
     }
 
@@ -281,9 +283,22 @@ impl Incoming<'_> {
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
         self.grow(bytes.len())?;
         self.walker.push(bytes).map_err(Refusal::CannotUnderstand)?;
+        let ahead = self.walked()?;
+        self.spool.write(bytes, ahead).map_err(|e| storage_fault(&self.temporary.0, e))
+    }
+
+    /// What the walker's last bytes told: whether the object is admitted, whether there is room; how many bytes are known to
+    /// follow.
+    fn walked(&mut self) -> Result<u64, Refusal> {
+        // Not at the end, when the sender waits for its answer; and of an object that is refused no pixel data are written.
+        if self.head.is_none()
+            && let Some(values) = self.walker.before_pixel_data()
+        {
+            self.head = Some(admit(self.store, Head::new(values, self.syntax), &self.announced, &self.uid)?);
+        }
         let ahead = self.walker.ahead();
         self.look_for_room(ahead)?;
-        self.spool.write(bytes, ahead).map_err(|e| storage_fault(&self.temporary.0, e))
+        Ok(ahead)
     }
 
     /// Counts bytes that come, against the quota and the limit of one object.
@@ -311,12 +326,13 @@ impl Incoming<'_> {
     /// # Errors
     /// A [`Refusal`]; nothing of the object is left then.
     pub fn finish(self) -> Result<Filed, Refusal> {
-        let Self { store, temporary, spool, walker, syntax, meta_bytes, share, announced, uid, .. } = self;
-        let head = Head::new(&walker.finish().map_err(Refusal::CannotUnderstand)?, syntax);
-        check(&head, &announced, &uid)?;
-        if !store.patients.iter().any(|p| fits(p, &head.patient_id)) {
-            return Err(Refusal::PatientNotAdmitted(layout::short_hash(&head.patient_id)));
-        }
+        let Self { store, temporary, spool, walker, syntax, head, meta_bytes, share, announced, uid, .. } =
+            self;
+        let values = walker.finish().map_err(Refusal::CannotUnderstand)?;
+        let head = match head {
+            Some(head) => head,
+            None => admit(store, Head::new(&values, syntax), &announced, &uid)?,
+        };
         // Closes the file too: Windows renames no open one.
         spool.finish(store.is_synced()).map_err(|e| storage_fault(&temporary.0, e))?;
         let received = Received {
@@ -337,7 +353,8 @@ impl Incoming<'_> {
     }
 }
 
-fn check(head: &Head, announced: &Announced, uid: &Uid) -> Result<(), Refusal> {
+/// Whether an object is what was announced, of a patient that the settings admit.
+fn admit(store: &Store, head: Head, announced: &Announced, uid: &Uid) -> Result<Head, Refusal> {
     let class = head.sop_class_uid.as_deref().unwrap_or("none");
     if class != announced.sop_class_uid {
         return Err(Refusal::Mismatch(format!(
@@ -349,7 +366,10 @@ fn check(head: &Head, announced: &Announced, uid: &Uid) -> Result<(), Refusal> {
     if instance != uid.as_str() {
         return Err(Refusal::Mismatch(format!("SOP instance {uid} announced, another in the data set")));
     }
-    Ok(())
+    if !store.patients.iter().any(|p| fits(p, &head.patient_id)) {
+        return Err(Refusal::PatientNotAdmitted(layout::short_hash(&head.patient_id)));
+    }
+    Ok(head)
 }
 
 /// Preamble, `DICM` and group 0002. Source: PS3.10 §7.1.

@@ -7,6 +7,7 @@ mod starting;
 
 use std::path::Path;
 
+use super::store::Incoming;
 use super::*;
 use crate::names::{AeTitle, Uid};
 use crate::settings::{Durability, ImageSettings};
@@ -104,13 +105,17 @@ fn open(root: &Path) -> Store {
     Store::open(&settings(root), &["QA*".into()], 1 << 30).unwrap()
 }
 
-fn store(store: &Store, class: &str, uid: &str, data_set: &[u8]) -> Result<Filed, Refusal> {
-    let mut incoming = store.begin(Announced {
+fn begin<'s>(store: &'s Store, class: &str, uid: &str) -> Result<Incoming<'s>, Refusal> {
+    store.begin(Announced {
         sop_class_uid: class.into(),
         sop_instance_uid: uid.into(),
         transfer_syntax_uid: IMPLICIT.into(),
         calling_ae: AeTitle::new("SENDER").unwrap(),
-    })?;
+    })
+}
+
+fn store(store: &Store, class: &str, uid: &str, data_set: &[u8]) -> Result<Filed, Refusal> {
+    let mut incoming = begin(store, class, uid)?;
     incoming.write(data_set)?;
     incoming.finish()
 }

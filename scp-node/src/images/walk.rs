@@ -105,6 +105,11 @@ impl Walker {
         }
     }
 
+    /// The kept values, once the pixel data began: what comes after is not kept. Source: PS3.5 §7.1, elements ascend.
+    pub fn before_pixel_data(&self) -> Option<&BTreeMap<Path, Vec<u8>>> {
+        self.elements.pixel_data.then_some(&self.elements.values)
+    }
+
     /// The kept values, once the data set ended at an element's end.
     ///
     /// # Errors
@@ -155,6 +160,8 @@ struct Elements {
     state: State,
     frames: Vec<Frame>,
     values: BTreeMap<Path, Vec<u8>>,
+    /// Whether that of the top level began.
+    pixel_data: bool,
 }
 
 #[derive(Debug)]
@@ -188,7 +195,8 @@ enum FrameKind {
 
 impl Elements {
     fn new(syntax: Syntax, wanted: fn(Path) -> bool) -> Self {
-        Self { syntax, wanted, offset: 0, state: NEXT, frames: Vec::new(), values: BTreeMap::new() }
+        let values = BTreeMap::new();
+        Self { syntax, wanted, offset: 0, state: NEXT, frames: Vec::new(), values, pixel_data: false }
     }
 
     fn malformed(&self, expected: &str, found: &str) -> Error {
@@ -295,6 +303,7 @@ impl Elements {
             0xFFFE => return Err(self.malformed("an element", &name(header.tag))),
             _ => {}
         }
+        self.pixel_data |= self.frames.is_empty() && header.tag == PIXEL_DATA;
         let path = self.path(header.tag);
         let explicit_vr = self.frames.last().map_or(self.syntax.explicit_vr, |f| f.explicit_vr);
         if header.length == UNDEFINED {
@@ -318,6 +327,7 @@ impl Elements {
     /// Where an element of this tag lies now, if it is a place that can be wanted.
     fn path(&self, tag: u32) -> Option<Path> {
         match self.frames.as_slice() {
+            _ if self.pixel_data => None,
             [] => Some(Path { parent: 0, tag }),
             [sequence, _item] if sequence.items == 1 => Some(Path { parent: sequence.tag, tag }),
             _ => None,
@@ -558,6 +568,25 @@ mod tests {
         bytes.extend(implicit(SEQUENCE_END, &[]));
         assert_eq!(walk(JPEG, &bytes, 5).unwrap().len(), 1);
         assert!(walk(JPEG, &bytes[..bytes.len() - 8], 5).is_err(), "without the end of the pixel data");
+    }
+
+    #[test]
+    fn what_follows_the_pixel_data_is_not_kept_and_what_came_before_is_known_when_it_begins() {
+        let mut bytes = implicit(0x0010_0020, b"QA_1");
+        bytes.extend(nested(0x0088_0200, &implicit(PIXEL_DATA, &[7; 4]), (true, true)));
+        let icon = bytes.len();
+        bytes.extend(implicit(PIXEL_DATA, &[7; 100]));
+        bytes.extend(implicit(0x0010_0020, b"QA_2"));
+        bytes.extend(plan_reference(&implicit(0x0008_1155, b"1.2.3\0"), (true, false)));
+        let id = Path { parent: 0, tag: 0x0010_0020 };
+        let mut walker = Walker::new(Syntax::from_uid(IMPLICIT), all);
+        walker.push(&bytes[..icon]).unwrap();
+        assert!(walker.before_pixel_data().is_none(), "an icon's pixel data are others");
+        walker.push(&bytes[icon..icon + 8]).unwrap();
+        assert_eq!(walker.before_pixel_data().unwrap()[&id], b"QA_1");
+        let known = walker.before_pixel_data().unwrap().clone();
+        walker.push(&bytes[icon + 8..]).unwrap();
+        assert_eq!(walker.finish().unwrap(), known);
     }
 
     #[test]

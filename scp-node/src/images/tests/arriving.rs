@@ -105,6 +105,20 @@ fn every_refusal_leaves_nothing_behind() {
 }
 
 #[test]
+fn an_object_that_is_not_admitted_is_refused_when_its_pixel_data_begin() {
+    let root = tempfile::tempdir().unwrap();
+    let s = open(root.path());
+    let refusal = |uid: &str, patient: &'static str| {
+        let data_set = Image { patient, ..IMAGE }.data_set();
+        let mut incoming = begin(&s, head::RT_IMAGE, uid).unwrap();
+        incoming.write(&data_set[..data_set.len() - IMAGE.pixels.len()]).err()
+    };
+    assert!(matches!(refusal(IMAGE.uid, "CLINICAL"), Some(Refusal::PatientNotAdmitted(_))));
+    assert!(matches!(refusal("1.2.3.99", IMAGE.patient), Some(Refusal::Mismatch(_))));
+    assert!(refusal(IMAGE.uid, IMAGE.patient).is_none());
+}
+
+#[test]
 fn quota_and_free_space_refuse_before_anything_is_written() {
     let root = tempfile::tempdir().unwrap();
     let full = ImageSettings { keep_free_bytes: u64::MAX, ..settings(root.path()) };
