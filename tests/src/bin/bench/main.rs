@@ -18,17 +18,29 @@ mod sink;
 
 use std::path::PathBuf;
 
-const USAGE: &str = "bench files DIRECTORY COUNT | send HOST:PORT CALLED_AE ASSOCIATIONS COUNT PDU_LENGTH nodelay|nagle | sink PORT | disk DIRECTORY COUNT THREADS full|rename | catalog DIRECTORY IMAGES";
+const USAGE: &str = "bench files DIRECTORY FIRST COUNT | send HOST:PORT CALLED_AE ASSOCIATIONS FIRST COUNT PDU_LENGTH nodelay|nagle | sink PORT | disk DIRECTORY COUNT THREADS full|rename | catalog DIRECTORY IMAGES";
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let number = |text: &str| text.parse::<usize>().expect(USAGE);
     let result = match args.as_slice() {
-        ["files", directory, count] => objects::write(&PathBuf::from(directory), number(count)),
-        ["send", address, called_ae, associations, count, pdu_length, nagle @ ("nodelay" | "nagle")] => {
-            let (associations, count) = (number(associations), number(count));
-            send::run(address, called_ae, associations, count, number(pdu_length) as u32, *nagle == "nagle")
+        ["files", directory, first, count] => {
+            objects::write(&PathBuf::from(directory), number(first)..number(first) + number(count))
+        }
+        [
+            "send",
+            address,
+            called_ae,
+            associations,
+            first,
+            count,
+            pdu_length,
+            nagle @ ("nodelay" | "nagle"),
+        ] => {
+            let numbers = number(first)..number(first) + number(count);
+            let pdu_length = number(pdu_length) as u32;
+            send::run(address, called_ae, number(associations), numbers, pdu_length, *nagle == "nagle")
         }
         ["sink", port] => sink::run(number(port) as u16),
         ["disk", directory, count, threads, durability @ ("full" | "rename")] => {

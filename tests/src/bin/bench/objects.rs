@@ -1,5 +1,6 @@
 //! The objects that are sent: RT Images of an aS1200 (3.28 MB) and an aS1000 (1.57 MB), in turn.
 
+use std::ops::Range;
 use std::path::Path;
 
 use dicom_transfer_syntax_registry::entries::IMPLICIT_VR_LITTLE_ENDIAN;
@@ -33,9 +34,10 @@ pub(crate) fn data_set(n: usize) -> Vec<u8> {
     bytes
 }
 
-/// Writes them as files.
-pub(crate) fn write(directory: &Path, count: usize) -> Value {
+/// Writes those with these numbers as files.
+pub(crate) fn write(directory: &Path, numbers: Range<usize>) -> Value {
     std::fs::create_dir_all(directory).unwrap();
-    let bytes: u64 = (0..count).map(|n| image(n).write(directory).metadata().unwrap().len()).sum();
-    json!({"images": count, "bytes": bytes})
+    let images = numbers.len();
+    let bytes: u64 = numbers.map(|n| image(n).write(directory).metadata().unwrap().len()).sum();
+    json!({"images": images, "bytes": bytes})
 }

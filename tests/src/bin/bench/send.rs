@@ -4,6 +4,7 @@
 
 use std::io::Write;
 use std::net::TcpStream;
+use std::ops::Range;
 use std::sync::Barrier;
 use std::time::Instant;
 
@@ -15,12 +16,12 @@ use tests::sender::read_status;
 
 use super::objects;
 
-/// Sends `count` images over `associations` at once; the associations share the count.
+/// Sends the images of these numbers over `associations` at once, which share them.
 pub(crate) fn run(
     address: &str,
     called_ae: &str,
     associations: usize,
-    count: usize,
+    images: Range<usize>,
     pdu_length: u32,
     nagle: bool,
 ) -> Value {
@@ -29,7 +30,7 @@ pub(crate) fn run(
     let (sums, begin): (Vec<(u64, usize)>, Instant) = std::thread::scope(|scope| {
         let workers: Vec<_> = (0..associations)
             .map(|worker| {
-                let numbers = (worker..count).step_by(associations);
+                let numbers = images.clone().skip(worker).step_by(associations);
                 let ready = &ready;
                 scope.spawn(move || send(address, called_ae, numbers, pdu_length, nagle, ready))
             })
@@ -41,7 +42,7 @@ pub(crate) fn run(
     let seconds = begin.elapsed().as_secs_f64();
     let bytes: u64 = sums.iter().map(|s| s.0).sum();
     let failed: usize = sums.iter().map(|s| s.1).sum();
-    json!({"images": count, "bytes": bytes, "failed": failed, "seconds": seconds})
+    json!({"images": images.len(), "bytes": bytes, "failed": failed, "seconds": seconds})
 }
 
 /// A message whose UID can be changed in place.
