@@ -1,4 +1,4 @@
-//! Any bytes as a data set: no panic, and the same values however the bytes are cut into pieces.
+//! Any bytes as a data set: no panic, the same values however the bytes are cut into pieces, and none more once pixel data began.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -13,10 +13,14 @@ fuzz_target!(|input: (u8, u8, &[u8])| {
     let syntax = Syntax::from_uid(SYNTAXES[usize::from(syntax) % SYNTAXES.len()]);
     let walk = |piece: usize| {
         let mut walker = Walker::new(syntax, wanted);
+        let mut early = None;
         for piece in bytes.chunks(piece) {
             walker.push(piece).ok()?;
+            early = early.or_else(|| walker.before_pixel_data().cloned());
         }
-        walker.finish().ok()
+        let values = walker.finish().ok()?;
+        assert!(early.is_none_or(|early| early == values));
+        Some(values)
     };
     let whole = walk(bytes.len().max(1));
     assert_eq!(whole, walk(usize::from(piece).max(1)));

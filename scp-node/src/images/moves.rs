@@ -140,7 +140,8 @@ impl Catalog {
     /// # Arguments
     /// * `is_first` — nothing was done in this transaction yet: a failure begins it anew, and no savepoint is needed
     /// # Errors
-    /// Those of `work`, after its moves and rows were undone.
+    /// Those of `work`, after its moves and rows were undone. When SQLite gave up the whole transaction, as it may on a full disk,
+    /// all later parts and the commit fail too.
     pub(super) fn part<T>(
         &self,
         moves: &mut Moves,
@@ -148,8 +149,7 @@ impl Catalog {
         work: impl FnOnce(&mut Moves) -> Result<T>,
     ) -> Result<T> {
         if self.connection.is_autocommit() {
-            // The part before failed, and could not begin the transaction anew.
-            self.run("BEGIN IMMEDIATE")?;
+            return Err(Error::Cancelled);
         }
         if !is_first {
             self.run("SAVEPOINT part")?;
@@ -158,12 +158,20 @@ impl Catalog {
         let done = work(moves);
         if done.is_err() {
             moves.undo(steps);
-            self.run(if is_first { "ROLLBACK" } else { "ROLLBACK TO part" })?;
         }
         match (is_first, &done) {
             (true, Ok(_)) => {}
-            (true, Err(_)) => self.run("BEGIN IMMEDIATE")?,
-            (false, _) => self.run("RELEASE part")?,
+            (true, Err(_)) => {
+                if !self.connection.is_autocommit() {
+                    self.run("ROLLBACK")?;
+                }
+                self.run("BEGIN IMMEDIATE")?;
+            }
+            (false, Ok(_)) => self.run("RELEASE part")?,
+            (false, Err(_)) => {
+                self.run("ROLLBACK TO part")?;
+                self.run("RELEASE part")?;
+            }
         }
         done
     }
@@ -241,6 +249,39 @@ mod tests {
             .unwrap();
         assert!(at("a").exists() && at("y/b").exists() && !at("x").exists());
         assert_eq!((catalog.meta("a").unwrap(), catalog.meta("b").unwrap()), (None, Some("v".into())));
+    }
+
+    #[test]
+    fn a_transaction_that_sqlite_gave_up_in_a_part_commits_nothing_and_takes_back_all_moves() {
+        let (root, mut catalog) = catalog();
+        let at = |name: &str| root.path().join(name);
+        for name in ["a", "c"] {
+            std::fs::write(at(name), name).unwrap();
+        }
+        let file = |catalog: &Catalog, moves: &mut Moves, name: &str| {
+            moves.rename(&at(name), &at("x").join(name))?;
+            catalog.set_meta(name, Some("v")).map_err(|e| catalog.error(e))
+        };
+        let done = catalog.moving(|catalog, moves| {
+            catalog.part(moves, true, |moves| file(catalog, moves, "a"))?;
+            let lost = catalog.part(moves, false, |_| catalog.run("ROLLBACK").and(Err::<(), _>(failure())));
+            assert!(lost.is_err());
+            assert!(catalog.part(moves, false, |moves| file(catalog, moves, "c")).is_err());
+            Ok(())
+        });
+        assert!(done.is_err());
+        assert!(at("a").exists() && at("c").exists() && !at("x").exists());
+        assert_eq!((catalog.meta("a").unwrap(), catalog.meta("c").unwrap()), (None, None));
+
+        // Of the first part nothing else is lost.
+        let done = catalog.moving(|catalog, moves| {
+            let lost = catalog.part(moves, true, |_| catalog.run("ROLLBACK").and(Err::<(), _>(failure())));
+            assert!(matches!(lost, Err(Error::Unsupported { .. })), "what failed is told: {lost:?}");
+            catalog.part(moves, false, |moves| file(catalog, moves, "c"))
+        });
+        done.unwrap();
+        assert!(at("x/c").exists());
+        assert_eq!(catalog.meta("c").unwrap(), Some("v".into()));
     }
 
     #[test]
