@@ -126,7 +126,12 @@ fn commit(catalog: &mut Catalog, batch: Vec<Job>, full: bool, arrived: &broadcas
     let committed = catalog.moving(|catalog, moves| {
         for (n, job) in batch.iter().enumerate() {
             // What one of them did before it failed must not be committed with the others.
-            outcomes.push(catalog.part(moves, n == 0, |moves| filing::file(catalog, &job.received, moves)));
+            let filed = catalog.part(moves, n == 0, |moves| filing::file(catalog, &job.received, moves));
+            if catalog.gave_up() {
+                // The rows of all are lost, and each sender is told why.
+                return filed.map(|_| ());
+            }
+            outcomes.push(filed);
         }
         if full { moves.sync() } else { Ok(()) }
     });
@@ -273,6 +278,28 @@ mod tests {
         assert_eq!(outcomes.iter().map(Result::is_ok).collect::<Vec<_>>(), [true, false, true]);
         assert_eq!(rows(root.path()).iter().filter(|path| path.exists()).count(), 2);
         assert_eq!(rows(root.path()).len(), 2);
+    }
+
+    #[test]
+    fn a_catalog_that_finds_no_room_refuses_all_objects_of_its_commit_and_says_why() {
+        let root = tempfile::tempdir().unwrap();
+        let committer = committer(root.path());
+        let limit = |pages: u32| {
+            let catalog = committer.catalog.lock().unwrap();
+            let set = format!("PRAGMA max_page_count = {pages}");
+            catalog.as_ref().unwrap().connection.query_row(&set, [], |_| Ok(())).unwrap();
+        };
+        // No less than there are.
+        limit(1);
+        let objects = || (0..BATCH_MAX).map(|n| image(root.path(), &format!("1.2.3.{n}"))).collect();
+        for outcome in together(&committer, objects()) {
+            assert!(matches!(outcome, Err(Refusal::OutOfResources(_))), "{outcome:?}");
+        }
+        assert!(rows(root.path()).is_empty());
+        let incoming = std::fs::read_dir(root.path().join(layout::INCOMING)).unwrap();
+        assert_eq!(incoming.count(), BATCH_MAX, "what was moved already is taken back");
+        limit(u32::MAX - 1);
+        assert!(together(&committer, objects()).iter().all(Result::is_ok));
     }
 
     #[test]
