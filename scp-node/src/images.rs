@@ -1,14 +1,15 @@
 //! Where objects lie, what is known about them, and how they get there.
 //!
 //! `layout` (values to paths), `walk` and `head` (bytes to values) know no files; `catalog` is what readers use, in the
-//! values of `rows` from the tables of `schema`; `store` is the writing side, with `spool` for temporary files and `commit` for who commits; `filing`
-//! is the one way to give an object a place, `moves` what makes files and rows change together, `reindex` the way back
-//! from files to rows.
+//! values of `rows` from the tables of `schema`; `store` is the writing side, with `spool` for temporary files and `commit` for
+//! who commits; `filing` is the one way to give an object a place, `labels` moves sessions whose plan's label becomes known,
+//! `moves` is what makes files and rows change together, `reindex` the way back from files to rows.
 
 pub mod catalog;
 mod commit;
 pub mod filing;
 pub mod head;
+mod labels;
 pub mod layout;
 mod moves;
 pub mod reindex;

@@ -4,7 +4,7 @@
 //! leaves neither rows nor files.
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use rusqlite::{OptionalExtension, params};
@@ -12,10 +12,11 @@ use sha2::{Digest, Sha256};
 
 use super::catalog::Catalog;
 use super::head::{Head, RT_IMAGE};
+use super::labels;
 use super::layout::{self, SessionKey};
 use super::moves::Moves;
 use super::reindex;
-use super::rows::{PlanRecord, TIME_FORMAT, beam_text};
+use super::rows::{TIME_FORMAT, beam_text};
 use crate::error::{Error, Result};
 use crate::names::Uid;
 
@@ -70,7 +71,7 @@ pub(super) fn file(catalog: &Catalog, received: &Received, moves: &mut Moves) ->
             }
             std::fs::remove_file(&received.file).map_err(Error::io(&received.file))?;
             if received.head.is_plan() {
-                resolve_waiting(catalog, &received.sop_instance_uid, moves)?;
+                labels::resolve_waiting(catalog, &received.sop_instance_uid, moves)?;
             }
             return Ok(Filed::Same);
         }
@@ -101,7 +102,7 @@ pub(super) fn file(catalog: &Catalog, received: &Received, moves: &mut Moves) ->
         None => moves.rename(&received.file, &path)?,
     }
     insert(catalog, received, session)?;
-    learn_from_plan(catalog, received, moves)?;
+    labels::learn_from_plan(catalog, received, moves)?;
     Ok(Filed::New { session, path, labelled })
 }
 
@@ -255,7 +256,7 @@ fn free_directory(catalog: &Catalog, head: &Head, label: Option<&str>) -> Result
 }
 
 /// Whether another session than `own` has this directory.
-fn is_taken(catalog: &Catalog, directory: &Path, own: Option<i64>) -> Result<bool> {
+pub(super) fn is_taken(catalog: &Catalog, directory: &Path, own: Option<i64>) -> Result<bool> {
     catalog
         .connection
         .prepare_cached("SELECT 1 FROM sessions WHERE directory = ?1 AND id IS NOT ?2")
@@ -263,7 +264,7 @@ fn is_taken(catalog: &Catalog, directory: &Path, own: Option<i64>) -> Result<boo
         .map_err(|e| catalog.error(e))
 }
 
-fn beside(directory: &Path, plan_uid: &str) -> PathBuf {
+pub(super) fn beside(directory: &Path, plan_uid: &str) -> PathBuf {
     let name = directory.file_name().unwrap_or_default().to_string_lossy();
     directory.with_file_name(format!("{name}_{}", layout::short_hash(plan_uid)))
 }
@@ -398,150 +399,4 @@ pub(super) fn data_set_offset(file: &mut File) -> Option<u64> {
     }
     let length = u32::from_le_bytes(head.get(140..144)?.try_into().ok()?);
     Some(144 + u64::from(length))
-}
-
-/// An RT Plan tells the label that images of it may wait for.
-fn learn_from_plan(catalog: &Catalog, received: &Received, moves: &mut Moves) -> Result<()> {
-    let head = &received.head;
-    let Some(label) = head.plan_label.as_ref().filter(|_| head.is_plan()) else { return Ok(()) };
-    let plan = PlanRecord {
-        plan_uid: received.sop_instance_uid.clone(),
-        patient_id: head.patient_id.clone(),
-        label: label.clone(),
-        dated: head.plan_date,
-    };
-    learn(catalog, &plan, moves)
-}
-
-/// Remembers a plan's label, and moves the sessions that waited for it to where they belong.
-fn learn(catalog: &Catalog, plan: &PlanRecord, moves: &mut Moves) -> Result<()> {
-    if catalog.plan(&plan.plan_uid)?.as_ref() != Some(plan) {
-        note(catalog.root(), plan)?;
-        enter_plan(catalog, plan)?;
-    }
-    resolve_waiting(catalog, &plan.plan_uid, moves)
-}
-
-/// Moves the sessions that wait for a label which is known by now.
-pub(super) fn resolve_all(catalog: &Catalog, moves: &mut Moves) -> Result<()> {
-    let known = || -> rusqlite::Result<Vec<String>> {
-        let mut statement = catalog.connection.prepare(
-            "SELECT DISTINCT s.plan_uid FROM sessions s JOIN plans p ON p.plan_uid = s.plan_uid
-             WHERE s.plan_label IS NULL AND s.kind = 'images'",
-        )?;
-        statement.query_map([], |row| row.get(0))?.collect()
-    };
-    let known = known().map_err(|e| catalog.error(e))?;
-    known.iter().filter_map(|uid| Uid::new(uid)).try_for_each(|uid| resolve_waiting(catalog, &uid, moves))
-}
-
-fn resolve_waiting(catalog: &Catalog, plan_uid: &Uid, moves: &mut Moves) -> Result<()> {
-    let waiting = || -> rusqlite::Result<Vec<(i64, String)>> {
-        let mut statement = catalog.connection.prepare_cached(
-            "SELECT id, directory FROM sessions WHERE plan_uid = ?1 AND plan_label IS NULL AND kind = 'images'",
-        )?;
-        let rows = statement.query_map([plan_uid.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))?;
-        rows.collect()
-    };
-    let waiting = waiting().map_err(|e| catalog.error(e))?;
-    let Some(plan) = catalog.plan(plan_uid)?.filter(|_| !waiting.is_empty()) else { return Ok(()) };
-    for (id, directory) in waiting {
-        match catalog.part(moves, false, |moves| resolve(catalog, &plan, id, &directory, moves)) {
-            // Windows renames no directory with an open file in it. The images are where the row says; the next start, or
-            // whoever tells the label again, tries again.
-            Err(Error::Io { source, .. }) => {
-                tracing::warn!(%plan_uid, error = %source, "a session whose plan's label is known now cannot be renamed yet");
-            }
-            resolved => resolved?,
-        }
-    }
-    Ok(())
-}
-
-pub(super) fn enter_plan(catalog: &Catalog, plan: &PlanRecord) -> Result<()> {
-    catalog
-        .connection
-        .prepare_cached("REPLACE INTO plans VALUES (?1, ?2, ?3, ?4)")
-        .and_then(|mut s| {
-            s.execute(params![
-                plan.plan_uid.as_str(),
-                plan.patient_id,
-                plan.label,
-                plan.dated.map(|d| d.format(TIME_FORMAT).to_string())
-            ])
-        })
-        .map(|_| ())
-        .map_err(|e| catalog.error(e))
-}
-
-/// Where plans that an archive told us are noted, one JSON object a line: the one thing that no object on disk says.
-pub(super) fn plan_notes(root: &Path) -> PathBuf {
-    root.join(layout::CATALOG).join("plans.jsonl")
-}
-
-fn note(root: &Path, plan: &PlanRecord) -> Result<()> {
-    let path = plan_notes(root);
-    let line = serde_json::to_string(plan).map_err(|e| Error::io(&path)(e.into()))?;
-    let write = || {
-        let mut file = File::options().create(true).append(true).open(&path)?;
-        file.write_all(format!("{line}\n").as_bytes())
-    };
-    write().map_err(Error::io(&path))
-}
-
-/// Renames a session's directory once its plan's label is known.
-fn resolve(catalog: &Catalog, plan: &PlanRecord, id: i64, directory: &str, moves: &mut Moves) -> Result<()> {
-    let key = catalog
-        .connection
-        .query_row("SELECT patient_id, series_uid, date, acquired FROM sessions WHERE id = ?1", [id], |row| {
-            let (date, acquired): (String, Option<String>) = (row.get(2)?, row.get(3)?);
-            Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, date, acquired))
-        })
-        .map_err(|e| catalog.error(e))?;
-    let (patient_id, series_uid, date, acquired) = key;
-    let acquired =
-        acquired.and_then(|t| chrono::NaiveDateTime::parse_from_str(&t, "%Y-%m-%dT%H:%M:%S%.f").ok());
-    let mut new = SessionKey {
-        patient_id: &patient_id,
-        plan_uid: Some(&plan.plan_uid),
-        plan_label: Some(&plan.label),
-        series_uid: &series_uid,
-        date: date.parse().ok(),
-        time: acquired.map(|t| t.time()),
-    }
-    .directory();
-    let (from, root) = (catalog.root().join(layout::native(directory)), catalog.root());
-    if is_taken(catalog, &new, Some(id))?
-        || (root.join(&new).exists() && from.exists() && Path::new(directory) != new)
-    {
-        new = beside(&new, plan.plan_uid.as_str());
-    }
-    let to = root.join(&new);
-    // Gone already: it was renamed just before a crash that the catalog did not live to see.
-    if from != to && (from.exists() || !to.exists()) {
-        moves.rename_directory(&from, &to)?;
-    }
-    catalog
-        .connection
-        .execute(
-            "UPDATE sessions SET directory = ?2, plan_label = ?3 WHERE id = ?1",
-            params![id, layout::slashed(&new), plan.label],
-        )
-        .map(|_| ())
-        .map_err(|e| catalog.error(e))
-}
-
-impl Catalog {
-    /// Remembers a plan that an archive told us, and files the sessions that waited for its label.
-    ///
-    /// May be called by any process that can write to the root, while the service runs.
-    ///
-    /// # Errors
-    /// [`Error::Catalog`], [`Error::Io`]
-    pub fn remember_plan(&mut self, plan: &PlanRecord) -> Result<()> {
-        self.moving(|catalog, moves| {
-            learn(catalog, plan, moves)?;
-            moves.sync()
-        })
-    }
 }

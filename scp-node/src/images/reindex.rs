@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::catalog::Catalog;
 use super::filing::{self, Received};
 use super::head::{self, Head};
+use super::labels;
 use super::layout;
 use super::moves::Moves;
 use super::rows::PlanRecord;
@@ -109,7 +110,7 @@ pub(super) fn before_receiving(catalog: &mut Catalog) -> Result<()> {
         None => {
             // A catalog of before schema 3 does not know how long they are.
             enter_kept(catalog)?;
-            filing::resolve_all(catalog, moves)?;
+            labels::resolve_all(catalog, moves)?;
             moves.sync()?;
             Ok(Found::default())
         }
@@ -140,7 +141,7 @@ fn enter_all(catalog: &Catalog, moves: &mut Moves, since: SystemTime) -> Result<
     for directory in session_directories(catalog.root(), since, &moved)? {
         enter_directory(catalog, &directory, &mut found)?;
     }
-    filing::resolve_all(catalog, moves)?;
+    labels::resolve_all(catalog, moves)?;
     moves.sync()?;
     Ok(found)
 }
@@ -181,7 +182,7 @@ fn forget_moved(catalog: &Catalog) -> Result<BTreeSet<String>> {
 
 /// Enters plans that archives told, where the catalog does not know them.
 fn read_plan_notes(catalog: &Catalog) -> Result<()> {
-    let path = filing::plan_notes(catalog.root());
+    let path = labels::plan_notes(catalog.root());
     let text = match std::fs::read_to_string(&path) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
@@ -192,7 +193,7 @@ fn read_plan_notes(catalog: &Catalog) -> Result<()> {
     let latest: BTreeMap<Uid, PlanRecord> = plans.map(|p| (p.plan_uid.clone(), p)).collect();
     for plan in latest.values() {
         if catalog.plan(&plan.plan_uid)?.is_none() {
-            filing::enter_plan(catalog, plan)?;
+            labels::enter_plan(catalog, plan)?;
         }
     }
     Ok(())
@@ -248,7 +249,7 @@ fn enter_plan_label(catalog: &Catalog, received: &Received) -> Result<()> {
         return Ok(());
     }
     let patient_id = received.head.patient_id.clone();
-    filing::enter_plan(catalog, &PlanRecord { plan_uid, patient_id, label, dated: received.head.plan_date })
+    labels::enter_plan(catalog, &PlanRecord { plan_uid, patient_id, label, dated: received.head.plan_date })
 }
 
 /// Reads the head of an object on disk.

@@ -93,7 +93,7 @@ fn a_plan_whose_images_still_wait_after_a_crash_tells_its_label_at_the_next_star
         std::fs::remove_file(&path).unwrap();
         std::fs::write(path.with_file_name("RP.1.2.9.1.dcm"), bytes).unwrap();
         catalog.connection().execute_batch("DELETE FROM instances WHERE sop_instance_uid = '1.2.9.2'; DELETE FROM plans; DELETE FROM sessions WHERE kind = 'plan'").unwrap();
-        std::fs::remove_file(filing::plan_notes(root.path())).unwrap();
+        std::fs::remove_file(labels::plan_notes(root.path())).unwrap();
     });
     let s = open(root.path());
     let all = everything(&Catalog::open_readonly(root.path()).unwrap());
