@@ -3,18 +3,56 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use serde_json::{Value, json};
 
 use super::objects;
 
-/// Writes `count` images with so many threads; with `full` they are synced, without they are only renamed.
-pub(crate) fn run(root: &Path, count: usize, threads: usize, full: bool) -> Value {
+/// Where objects are kept, and how.
+#[derive(Debug)]
+pub(crate) struct Pattern {
+    root: PathBuf,
+    full: bool,
+}
+
+impl Pattern {
+    /// # Arguments
+    /// * `full` — file and directory are synced; without they are only renamed
+    pub(crate) fn new(root: &Path, full: bool) -> Self {
+        std::fs::create_dir_all(root.join("incoming")).unwrap();
+        std::fs::create_dir_all(root.join("final")).unwrap();
+        Self { root: root.into(), full }
+    }
+
+    fn temporary(&self, n: usize) -> PathBuf {
+        self.root.join(format!("incoming/{n}.part"))
+    }
+
+    /// Begins object number `n`.
+    pub(crate) fn create(&self, n: usize) -> std::io::Result<File> {
+        File::create_new(self.temporary(n))
+    }
+
+    /// All bytes of object number `n` are written.
+    pub(crate) fn finish(&self, n: usize, file: File) -> std::io::Result<()> {
+        if self.full {
+            file.sync_all()?;
+        }
+        drop(file);
+        let directory = self.root.join("final");
+        std::fs::rename(self.temporary(n), directory.join(format!("{n}.dcm")))?;
+        if self.full && cfg!(unix) {
+            File::open(&directory)?.sync_all()?;
+        }
+        Ok(())
+    }
+}
+
+/// Writes `count` images with so many threads.
+pub(crate) fn run(pattern: &Pattern, count: usize, threads: usize) -> Value {
     let images = [objects::data_set(0), objects::data_set(1)];
-    std::fs::create_dir_all(root.join("incoming")).unwrap();
-    std::fs::create_dir_all(root.join("final")).unwrap();
     let begin = Instant::now();
     let bytes: u64 = std::thread::scope(|scope| {
         let workers: Vec<_> = (0..threads)
@@ -22,7 +60,7 @@ pub(crate) fn run(root: &Path, count: usize, threads: usize, full: bool) -> Valu
                 let images = &images;
                 scope.spawn(move || {
                     let numbers = (worker..count).step_by(threads);
-                    numbers.map(|n| write(root, n, images.get(n % 2).expect("two"), full)).sum::<u64>()
+                    numbers.map(|n| write(pattern, n, images.get(n % 2).expect("two"))).sum::<u64>()
                 })
             })
             .collect();
@@ -31,17 +69,9 @@ pub(crate) fn run(root: &Path, count: usize, threads: usize, full: bool) -> Valu
     json!({"images": count, "bytes": bytes, "seconds": begin.elapsed().as_secs_f64()})
 }
 
-fn write(root: &Path, n: usize, bytes: &[u8], full: bool) -> u64 {
-    let temporary = root.join(format!("incoming/{n}.part"));
-    let mut file = File::create_new(&temporary).unwrap();
+fn write(pattern: &Pattern, n: usize, bytes: &[u8]) -> u64 {
+    let mut file = pattern.create(n).unwrap();
     file.write_all(bytes).unwrap();
-    if full {
-        file.sync_all().unwrap();
-    }
-    let directory = root.join("final");
-    std::fs::rename(&temporary, directory.join(format!("{n}.dcm"))).unwrap();
-    if full && cfg!(unix) {
-        File::open(&directory).unwrap().sync_all().unwrap();
-    }
+    pattern.finish(n, file).unwrap();
     bytes.len() as u64
 }

@@ -1,4 +1,4 @@
-//! What `tests/bench/*` measure with: an in-memory sender, a receiver that keeps nothing, the disk's own pace, and files to send.
+//! What `tests/bench/*` measure with: an in-memory sender, a receiver that does the least, the disk's own pace, and files to send.
 //!
 //! Each subcommand prints one line of JSON.
 
@@ -18,7 +18,9 @@ mod sink;
 
 use std::path::PathBuf;
 
-const USAGE: &str = "bench files DIRECTORY FIRST COUNT | send HOST:PORT CALLED_AE ASSOCIATIONS FIRST COUNT PDU_LENGTH nodelay|nagle | sink PORT | disk DIRECTORY COUNT THREADS full|rename | catalog DIRECTORY IMAGES";
+use disk::Pattern;
+
+const USAGE: &str = "bench files DIRECTORY FIRST COUNT | send HOST:PORT CALLED_AE ASSOCIATIONS FIRST COUNT PDU_LENGTH nodelay|nagle | sink PORT [DIRECTORY full|rename] | disk DIRECTORY COUNT THREADS full|rename | catalog DIRECTORY IMAGES";
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -42,9 +44,14 @@ fn main() {
             let pdu_length = number(pdu_length) as u32;
             send::run(address, called_ae, number(associations), numbers, pdu_length, *nagle == "nagle")
         }
-        ["sink", port] => sink::run(number(port) as u16),
+        ["sink", port] => sink::run(number(port) as u16, None),
+        ["sink", port, directory, durability @ ("full" | "rename")] => {
+            let pattern = Pattern::new(&PathBuf::from(directory), *durability == "full");
+            sink::run(number(port) as u16, Some(pattern))
+        }
         ["disk", directory, count, threads, durability @ ("full" | "rename")] => {
-            disk::run(&PathBuf::from(directory), number(count), number(threads), *durability == "full")
+            let pattern = Pattern::new(&PathBuf::from(directory), *durability == "full");
+            disk::run(&pattern, number(count), number(threads))
         }
         ["catalog", directory, images] => catalog::run(&PathBuf::from(directory), number(images)),
         _ => {

@@ -1,7 +1,11 @@
-//! A receiver that keeps nothing: it acknowledges each object when its last byte is read, so that what is measured is the sender.
+//! A receiver that looks at nothing, so that what is measured is the sender: it acknowledges each object when its last byte is read, or
+//! when its bytes are kept.
 
+use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use dicom_ul::pdu::{
     AssociationAC, Pdu, PresentationContextResult, PresentationContextResultReason, UserVariableItem,
@@ -9,16 +13,52 @@ use dicom_ul::pdu::{
 };
 use scp_node::dimse::{Command, CommandField, Reply, Status, message};
 
+use super::disk::Pattern;
+
 /// As the node's.
 const PDU_LENGTH: u32 = 128 * 1024;
 
-/// Serves for ever.
-pub(crate) fn run(port: u16) -> ! {
+/// What becomes of the bytes.
+#[derive(Debug)]
+struct Shelf {
+    /// `None`: they are dropped.
+    pattern: Option<Pattern>,
+    next: AtomicUsize,
+}
+
+impl Shelf {
+    fn begin(&self) -> std::io::Result<Kept<'_>> {
+        let n = self.next.fetch_add(1, Ordering::Relaxed);
+        let file = self.pattern.as_ref().map(|p| p.create(n).map(|file| (p, file))).transpose()?;
+        Ok(Kept { n, file })
+    }
+}
+
+/// An object on its way in.
+struct Kept<'s> {
+    n: usize,
+    file: Option<(&'s Pattern, File)>,
+}
+
+impl Kept<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.file.as_mut().map_or(Ok(()), |(_, file)| file.write_all(bytes))
+    }
+
+    fn finish(self) -> std::io::Result<()> {
+        self.file.map_or(Ok(()), |(pattern, file)| pattern.finish(self.n, file))
+    }
+}
+
+/// Serves for ever; without a pattern it keeps nothing.
+pub(crate) fn run(port: u16, pattern: Option<Pattern>) -> ! {
+    let shelf = Arc::new(Shelf { pattern, next: AtomicUsize::new(0) });
     let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
     loop {
         let (socket, _) = listener.accept().unwrap();
         // A sender that goes away ends its own thread.
-        std::thread::spawn(move || drop(serve(socket)));
+        let shelf = Arc::clone(&shelf);
+        std::thread::spawn(move || drop(serve(socket, &shelf)));
     }
 }
 
@@ -29,11 +69,12 @@ struct Connection {
     end: usize,
 }
 
-fn serve(socket: TcpStream) -> std::io::Result<()> {
+fn serve(socket: TcpStream, shelf: &Shelf) -> std::io::Result<()> {
     socket.set_nodelay(true)?;
     let mut peer = Connection { socket, buffer: vec![0; PDU_LENGTH as usize], start: 0, end: 0 };
     let mut command = Vec::new();
-    let mut last = None;
+    let mut last: Option<Command> = None;
+    let mut object = None;
     loop {
         let [kind, _, length @ ..] = peer.take::<6>()?;
         let mut left = u32::from_be_bytes(length) as usize;
@@ -41,7 +82,10 @@ fn serve(socket: TcpStream) -> std::io::Result<()> {
             0x01 => {
                 let mut pdu = vec![kind, 0];
                 pdu.extend(length);
-                peer.pass(left, |bytes| pdu.extend_from_slice(bytes))?;
+                peer.pass(left, |bytes| {
+                    pdu.extend_from_slice(bytes);
+                    Ok(())
+                })?;
                 accept(&mut peer.socket, &pdu)?;
             }
             0x04 => {
@@ -50,17 +94,25 @@ fn serve(socket: TcpStream) -> std::io::Result<()> {
                     let value = u32::from_be_bytes([a, b, c, d]) as usize - 2;
                     left -= value + 6;
                     if control & 1 != 0 {
-                        peer.pass(value, |bytes| command.extend_from_slice(bytes))?;
+                        peer.pass(value, |bytes| {
+                            command.extend_from_slice(bytes);
+                            Ok(())
+                        })?;
                     } else {
-                        peer.pass(value, |_| ())?;
+                        let object = match &mut object {
+                            Some(object) => object,
+                            none => none.insert(shelf.begin()?),
+                        };
+                        peer.pass(value, |bytes| object.write(bytes))?;
                     }
                     if control == 3 {
                         last = Some(Command::parse(&command).map_err(std::io::Error::other)?);
                         command.clear();
                     }
                     if control == 2
-                        && let Some(command) = last.take()
+                        && let Some((command, object)) = last.take().zip(object.take())
                     {
+                        object.finish()?;
                         let reply = Reply { status: Status::SUCCESS, comment: None };
                         let answer = command.reply(CommandField::CStoreRsp, &reply);
                         peer.socket.write_all(&message::encode(context_id, &answer, &[], PDU_LENGTH))?;
@@ -106,12 +158,17 @@ impl Connection {
         self.pass(N, |piece| {
             bytes[filled..filled + piece.len()].copy_from_slice(piece);
             filled += piece.len();
+            Ok(())
         })?;
         Ok(bytes)
     }
 
     /// So many bytes, piece by piece.
-    fn pass(&mut self, mut bytes: usize, mut take: impl FnMut(&[u8])) -> std::io::Result<()> {
+    fn pass(
+        &mut self,
+        mut bytes: usize,
+        mut take: impl FnMut(&[u8]) -> std::io::Result<()>,
+    ) -> std::io::Result<()> {
         while bytes > 0 {
             if self.start == self.end {
                 // At once, as the node does: a sender that keeps Nagle's algorithm on waits for it.
@@ -123,7 +180,7 @@ impl Connection {
                 }
             }
             let piece = bytes.min(self.end - self.start);
-            take(&self.buffer[self.start..self.start + piece]);
+            take(&self.buffer[self.start..self.start + piece])?;
             self.start += piece;
             bytes -= piece;
         }
