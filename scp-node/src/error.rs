@@ -181,7 +181,7 @@ impl Error {
                 "give this account the right to write in images.root, by membership in the group of the service's account".into()
             }
             Self::Catalog { .. } => "close programs that hold the file; if it is damaged, `scp-node reindex` rebuilds it from the images".into(),
-            Self::Settings { .. } => "`scp-node config check` explains every setting".into(),
+            Self::Settings { .. } => "correct it in the settings; `scp-node config show` prints what is in force when they are in order, and `scp-node config init` writes all keys".into(),
             Self::Trf(error) => error.hint().into(),
             Self::Unsupported { .. } | Self::Cancelled => String::new(),
         }

@@ -26,8 +26,11 @@ impl AeTitle {
         let legal = text.bytes().all(|b| (0x20..0x7f).contains(&b) && b != b'\\');
         if text.is_empty() || text.len() > AE_TITLE_MAX || !legal {
             return Err(Error::Misuse {
-                what: format!("`{}` is not an AE title", text.escape_debug()),
-                hint: "an AE title has 1 to 16 printable ASCII characters and no backslash".into(),
+                what: format!(
+                    "`{}` is not an AE title: 1 to {AE_TITLE_MAX} printable ASCII characters, no backslash",
+                    text.escape_debug()
+                ),
+                hint: "correct it as the archive has it".into(),
             });
         }
         Ok(Self(text.to_owned()))

@@ -14,7 +14,5 @@ mod status;
 mod stream;
 mod waiting;
 
-pub use admission::{Accepted, admit};
 pub use descriptors::raise_descriptor_limit;
 pub use listener::{Counters, bind, run, run_counted};
-pub use status::status_of;

@@ -71,7 +71,7 @@ pub struct Settings {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LogSettings {
-    /// Filter in tracing's notation: `info`, `scp_node=debug`.
+    /// `error`, `warn`, `info`, `debug`, `trace` or `off`; of single parts too, as in `info,scp_node::scp=debug`.
     pub level: String,
     /// One JSON object a line instead of text.
     pub json: bool,
@@ -80,6 +80,21 @@ pub struct LogSettings {
 impl Default for LogSettings {
     fn default() -> Self {
         Self { level: "info".into(), json: false }
+    }
+}
+
+impl LogSettings {
+    /// What is no level would be taken for the name of a part, and nothing else be logged.
+    fn check(&self) -> Result<()> {
+        const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
+        for directive in self.level.split(',') {
+            let level = directive.rsplit_once('=').map_or(directive, |(_, level)| level).trim();
+            if !LEVELS.iter().any(|l| l.eq_ignore_ascii_case(level)) {
+                let what = format!("`{level}` is none of {}", LEVELS.join(", "));
+                return Err(wrong("log.level", what));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -151,14 +166,14 @@ impl Settings {
     fn resolve(file: Option<&Path>, flags: &[String], environment: &[(String, String)]) -> Result<Resolved> {
         let mut origins = BTreeMap::new();
         let mut table = toml::Table::new();
-        let named = environment.iter().find(|(k, _)| k == CONFIG_VARIABLE).map(|(_, v)| PathBuf::from(v));
+        let named = environment.iter().find(|(k, v)| k == CONFIG_VARIABLE && !v.is_empty());
+        let named = named.map(|(_, v)| PathBuf::from(v));
         let file = match file.map(Path::to_path_buf).or(named) {
             Some(path) => Some(path),
             None => Some(system_file()).filter(|path| path.exists()),
         };
         if let Some(path) = &file {
-            let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
-            table = toml::from_str(&text).map_err(|e| in_file(path, &e))?;
+            table = read(path)?;
             note_leaves("", &toml::Value::Table(table.clone()), &Origin::File(path.clone()), &mut origins);
         }
         for (name, value) in environment {
@@ -176,9 +191,8 @@ impl Settings {
             set(&mut table, key.trim(), value)?;
             origins.insert(key.trim().to_owned(), Origin::Flag);
         }
-        let settings: Self = serde_path_to_error::deserialize(toml::Value::Table(table)).map_err(|e| {
-            Error::Settings { key: e.path().to_string(), what: one_line(&e.into_inner().to_string()) }
-        })?;
+        let settings: Self = serde_path_to_error::deserialize(toml::Value::Table(table))
+            .map_err(|e| wrong(&e.path().to_string(), in_plain_words(&e.into_inner().to_string())))?;
         settings.check()?;
         Ok(Resolved { settings, origins, file })
     }
@@ -194,6 +208,7 @@ impl Settings {
         self.hooks.check()?;
         self.analysis.check()?;
         self.web.check()?;
+        self.log.check()?;
         self.sites.iter().try_for_each(SiteSettings::check)?;
         let mut shared = std::collections::BTreeSet::new();
         for linac in self.sites.iter().flat_map(|site| &site.linacs).filter(|linac| linac.has_share()) {
@@ -238,20 +253,22 @@ impl Settings {
     /// The archive of this name, or the first one when no name is given.
     ///
     /// # Errors
-    /// [`Error::Settings`] when there is none.
+    /// [`Error::Misuse`] when there is none.
     pub fn archive(&self, name: Option<&str>) -> Result<&ArchiveSettings> {
-        let known = || self.archives.iter().map(|a| a.name.as_str()).collect::<Vec<_>>().join(", ");
-        match name {
-            Some(name) => self.archives.iter().find(|a| a.name.eq_ignore_ascii_case(name)).ok_or_else(|| {
-                wrong("archive", format!("no archive is called `{name}`; there are: {}", known()))
-            }),
-            None => self.archives.first().ok_or_else(|| {
-                wrong(
-                    "archive",
-                    "no archive is set: add an [[archive]] section with name, ae_title, host and port".into(),
-                )
-            }),
-        }
+        let Some(first) = self.archives.first() else {
+            return Err(Error::Misuse {
+                what: "settings: no archive is set".into(),
+                hint: "add an [[archive]] section with name, ae_title, host and port; `scp-node config check` says which file is read".into(),
+            });
+        };
+        let Some(name) = name else { return Ok(first) };
+        self.archives.iter().find(|a| a.name.eq_ignore_ascii_case(name)).ok_or_else(|| {
+            let known: Vec<&str> = self.archives.iter().map(|a| a.name.as_str()).collect();
+            Error::Misuse {
+                what: format!("settings: no archive is called `{name}`"),
+                hint: format!("there are: {}; leave the name out for the first one", known.join(", ")),
+            }
+        })
     }
 }
 
@@ -268,12 +285,33 @@ pub(crate) fn seconds(key: &str, value: f64) -> Result<()> {
     Err(wrong(key, format!("{value} is not between 0.001 and 86400 s")))
 }
 
-fn in_file(path: &Path, error: &toml::de::Error) -> Error {
-    wrong(&path.display().to_string(), one_line(&error.to_string()))
+/// The settings file, as TOML.
+fn read(path: &Path) -> Result<toml::Table> {
+    let bytes = std::fs::read(path).map_err(Error::io(path))?;
+    let in_file = |what| wrong(&path.display().to_string(), what);
+    let text = String::from_utf8(bytes).map_err(|e| {
+        let line =
+            1 + e.as_bytes().iter().take(e.utf8_error().valid_up_to()).filter(|b| **b == b'\n').count();
+        in_file(format!("line {line} is not UTF-8: save the file as UTF-8"))
+    })?;
+    toml::from_str(text.trim_start_matches('\u{feff}')).map_err(|e| in_file(in_plain_words(&e.to_string())))
 }
 
-fn one_line(text: &str) -> String {
-    text.lines().map(str::trim).filter(|l| !l.is_empty()).collect::<Vec<_>>().join(" ")
+/// What serde and toml say, on one line, with what it means for whoever writes the file.
+fn in_plain_words(text: &str) -> String {
+    let line = text.lines().map(str::trim).filter(|l| !l.is_empty()).collect::<Vec<_>>().join(" ");
+    let meant = [
+        ("expected u16", "a number from 0 to 65535, without quotes"),
+        ("expected u32", "a whole number, without quotes"),
+        ("expected u64", "a whole number, without quotes; sizes are in bytes"),
+        ("expected usize", "a whole number, without quotes"),
+        ("expected a sequence", "a list; a section that may stand several times is written [[section]]"),
+        ("escape", "a Windows path stands in single quotes, as in 'C:\\scp-node'"),
+    ];
+    match meant.iter().find(|(said, _)| line.contains(said)) {
+        Some((_, meaning)) => format!("{line} ({meaning})"),
+        None => line,
+    }
 }
 
 fn note_leaves(prefix: &str, value: &toml::Value, origin: &Origin, origins: &mut BTreeMap<String, Origin>) {
@@ -371,6 +409,20 @@ mod tests {
             ("[hooks]\nsettle_s = 0.0", "hooks.settle_s", "between 0.001 and 86400"),
             ("[analysis]\npython = 'python3'", "analysis.python", "absolute path"),
             ("[web]\nbind = 'localhost'", "web.bind", "127.0.0.1:8104"),
+            ("[log]\nlevel = 'warning'", "log.level", "error, warn, info"),
+            ("[log]\nlevel = 'info,scp_node'", "log.level", "`scp_node`"),
+            ("[node.limits]\nassociations_per_peer = 0", "node.limits.associations_per_peer", "at least 1"),
+            ("[images]\nquota_bytes = '10GB'", "images.quota_bytes", "in bytes"),
+            ("[images]\nroot = \"C:\\scp\"", "config.toml", "single quotes"),
+            ("[archive]\nname = 'a'", "archive", "[[section]]"),
+            ("[[archive]]\nname = 'a'\nae_title='A'\nhost='h'\nport=0", "archive.port", "`a`"),
+            ("[[archive]]\nname = 'a'\nae_title='A'\nhost='h:104'", "archive.host", "`port`"),
+            ("[[archive]]\nname = 'a'\nae_title='A'\nhost='http://h'", "archive.host", "`port`"),
+            (
+                "[[archive]]\nname = 'a'\nae_title='A'\nhost='h'\nresponse_timeout_s=0.0",
+                "archive.response_timeout_s",
+                "between 0.001",
+            ),
             (
                 "[[archive]]\nname = 'a'\nae_title='A'\nhost='h'\n[[archive]]\nname='A'\nae_title='B'\nhost='h'",
                 "archive.name",
@@ -378,10 +430,35 @@ mod tests {
             ),
         ];
         for (file, key, what) in cases {
-            let error = resolve(file, &[], &[]).unwrap_err().to_string();
+            let error = resolve(file, &[], &[]).map(|_| ()).expect_err(file).to_string();
             assert!(error.contains(key) && error.contains(what), "{file:?} gave {error:?}");
             assert_eq!(error.lines().count(), 1);
         }
+    }
+
+    #[test]
+    fn levels_of_single_parts_are_levels_and_so_is_a_host_by_its_ipv6_address() {
+        for (file, flag) in [
+            ("", "log.level=warn,scp_node::scp=debug"),
+            ("", "log.level=OFF"),
+            ("[[archive]]\nname = 'a'\nae_title='A'\nhost='fd00::7'", "node.port=1"),
+        ] {
+            resolve(file, &[flag], &[]).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_not_utf_8_is_told_with_its_line_and_one_with_a_byte_order_mark_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.toml");
+        std::fs::write(&path, b"[node]\n# f\xFCr Aria\nport = 1").unwrap();
+        let error = Settings::resolve(Some(&path), &[], &[]).unwrap_err();
+        assert!(error.to_string().contains("line 2 is not UTF-8"), "{error}");
+        std::fs::write(&path, "\u{feff}[node]\nport = 1").unwrap();
+        assert_eq!(Settings::resolve(Some(&path), &[], &[]).unwrap().settings.node.port, 1);
+        // A variable that is set to nothing names no file.
+        let nothing = [(CONFIG_VARIABLE.to_owned(), String::new())];
+        assert_eq!(Settings::resolve(Some(&path), &[], &nothing).unwrap().settings.node.port, 1);
     }
 
     #[test]

@@ -5,9 +5,12 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 /// The AE title of the nodes that [`Node::start`] starts.
 pub const NODE_AE: &str = "SCP_NODE";
+/// A node that still runs so long after it was asked to stop hangs: longer than any drain deadline of the tests.
+const STOP: Duration = Duration::from_secs(60);
 
 /// The program: `SCP_NODE` if set (by `tests/run`, which has built it), else built now in this profile.
 ///
@@ -155,7 +158,16 @@ impl Node {
         let status =
             Command::new("kill").args(["-s", signal, &self.child.id().to_string()]).status().unwrap();
         assert!(status.success());
-        self.child.wait().unwrap()
+        let deadline = Instant::now() + STOP;
+        loop {
+            match self.child.try_wait().unwrap() {
+                Some(status) => return status,
+                None if Instant::now() > deadline => {
+                    panic!("the node still runs {STOP:?} after SIG{signal}\n{}", self.log())
+                }
+                None => std::thread::sleep(Duration::from_millis(10)),
+            }
+        }
     }
 }
 

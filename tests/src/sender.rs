@@ -113,6 +113,11 @@ impl Sender {
         Ok(written)
     }
 
+    /// The connection, for what no message is.
+    pub fn stream(&mut self) -> &mut TcpStream {
+        self.association.inner_stream()
+    }
+
     /// Waits for a response's status.
     ///
     /// # Errors

@@ -3,6 +3,8 @@
 //! dicom-ul's own acceptor refuses transfer syntaxes that it cannot decode, sees no address and rejects only for good;
 //! we keep bytes as they come and so take every syntax, so its PDUs are used and the decision is ours. Source: PS3.8 §7.1, §9.3.
 
+use std::collections::HashSet;
+
 use dicom_dictionary_std::{StandardSopClassDictionary, uids};
 use dicom_ul::pdu::{
     AssociationAC, AssociationRJ, AssociationRJResult, AssociationRJServiceProviderASCEReason,
@@ -27,7 +29,7 @@ const IMPLEMENTATION_VERSION: &str = concat!("SCP_NODE_", env!("CARGO_PKG_VERSIO
 
 /// An association that was admitted.
 #[derive(Debug, Clone)]
-pub struct Accepted {
+pub(super) struct Accepted {
     /// The answer.
     pub reply: AssociationAC,
     /// Who called, trimmed and checked.
@@ -40,7 +42,7 @@ pub struct Accepted {
 
 /// An accepted presentation context.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Context {
+pub(super) struct Context {
     /// Odd, 1 to 255.
     pub id: u8,
     /// SOP class.
@@ -49,11 +51,11 @@ pub struct Context {
     pub transfer_syntax: String,
 }
 
-/// Decides on a request.
+/// Decides on a request whose contexts are legal ([`has_legal_contexts`]).
 ///
 /// # Errors
 /// The A-ASSOCIATE-RJ to send.
-pub fn admit(
+pub(super) fn admit(
     request: &AssociationRQ,
     node: &NodeSettings,
     classes: StorageClasses,
@@ -91,8 +93,7 @@ pub fn admit(
             ),
             (true, Some(syntax)) => (PresentationContextResultReason::Acceptance, syntax),
         };
-        let accepted = reason == PresentationContextResultReason::Acceptance && proposed.id % 2 == 1;
-        if accepted {
+        if reason == PresentationContextResultReason::Acceptance {
             contexts.push(Context {
                 id: proposed.id,
                 abstract_syntax: abstract_syntax.into(),
@@ -122,6 +123,13 @@ pub fn admit(
         ],
     };
     Ok(Accepted { reply, calling_ae, contexts, pdu_length: pdu_length.unwrap_or(PDU_LENGTH_UNSAID) })
+}
+
+/// Whether the ids of the proposed contexts are odd and different, and so at most 128; else it cannot be said which one an answer or a
+/// message means. Source: PS3.8 §9.3.2.2.
+pub(super) fn has_legal_contexts(request: &AssociationRQ) -> bool {
+    let mut seen = HashSet::new();
+    request.presentation_contexts.iter().all(|context| context.id % 2 == 1 && seen.insert(context.id))
 }
 
 fn reject(source: AssociationRJSource) -> AssociationRJ {

@@ -4,6 +4,7 @@
 //! [`Incoming`](crate::images::store::Incoming), or is read and dropped when the object was refused) -> idle. A fault ends
 //! this association alone.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use dicom_ul::pdu::{AbortRQServiceProviderReason as Abort, AbortRQSource, Pdu, write_pdu};
@@ -11,6 +12,7 @@ use tokio::io::AsyncWriteExt;
 use tokio_util::sync::CancellationToken;
 
 use super::admission::{Accepted, Context};
+use super::listener::Counters;
 use super::patience::Patience;
 use super::status::status_of;
 use super::stream::{End, Event, Fragment, Stream};
@@ -20,7 +22,7 @@ use crate::images::store::Incoming;
 use crate::images::{Announced, Filed, Refusal, Store};
 use crate::settings::TimeoutSettings;
 
-/// What an association did, for the log and the counters.
+/// What an association did, for the log.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Tally {
     pub stored: u64,
@@ -43,6 +45,8 @@ pub(super) struct Association<'s> {
     pub store: &'s Store,
     pub timeouts: TimeoutSettings,
     pub tally: Tally,
+    /// Of all associations, counted on as objects come.
+    pub counters: &'s Counters,
 }
 
 /// A message whose command is read.
@@ -61,9 +65,9 @@ enum Object<'s> {
 }
 
 impl<'s> Association<'s> {
-    /// Serves until the peer releases, something breaks, or `shutdown` finds it idle.
+    /// Serves until the peer releases, something breaks, or `shutdown` finds it idle; [`Association::take_leave`] is to follow.
     pub(super) async fn serve(&mut self, shutdown: &CancellationToken) -> Outcome {
-        let outcome = loop {
+        loop {
             // Only between two messages may a stop come at once: what is being sent is finished first.
             let begun = tokio::select! {
                 begun = self.stream.begin(seconds(self.timeouts.idle_s)) => begun,
@@ -83,9 +87,7 @@ impl<'s> Association<'s> {
                 Ok(()) => {}
                 Err(end) => break Outcome::Ended(end),
             }
-        };
-        self.take_leave(&outcome).await;
-        outcome
+        }
     }
 
     /// The next command, whole; `None` when the peer releases.
@@ -149,7 +151,10 @@ impl<'s> Association<'s> {
     async fn message(&mut self, message: Message<'s>) -> Result<(), End> {
         let Message { command, context, mut object } = message;
         if command.has_data_set {
-            self.data_set(context.id, &mut object).await?;
+            let before = self.tally.bytes;
+            let whole = self.data_set(context.id, &mut object).await;
+            self.counters.bytes.fetch_add(self.tally.bytes - before, Ordering::Relaxed);
+            whole?;
         }
         let (field, reply) = match command.field {
             CommandField::CEchoRq => {
@@ -214,12 +219,14 @@ impl<'s> Association<'s> {
         match outcome {
             Ok(filed) => {
                 self.tally.stored += 1;
+                self.counters.stored.fetch_add(1, Ordering::Relaxed);
                 let uid = command.sop_instance_uid.as_deref().unwrap_or_default();
                 tracing::debug!(calling = %self.accepted.calling_ae, uid, new = matches!(filed, Filed::New { .. }), "stored");
                 Reply { status: Status::SUCCESS, comment: None }
             }
             Err(refusal) => {
                 self.tally.refused += 1;
+                self.counters.refused.fetch_add(1, Ordering::Relaxed);
                 let reply = status_of(&refusal);
                 tracing::warn!(calling = %self.accepted.calling_ae, status = %reply.status, %refusal, "object refused");
                 reply
@@ -237,7 +244,7 @@ impl<'s> Association<'s> {
     }
 
     /// Answers a release, aborts where we end it. Source: PS3.8 §7.2 to §7.4.
-    async fn take_leave(&mut self, outcome: &Outcome) {
+    pub(super) async fn take_leave(&mut self, outcome: &Outcome) {
         let pdu = match outcome {
             Outcome::Released => Pdu::ReleaseRP,
             Outcome::Stopped => abort(Abort::ReasonNotSpecified),

@@ -11,8 +11,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use dicom_ul::pdu::{
-    AssociationRJ, AssociationRJResult, AssociationRJServiceProviderPresentationReason as Presentation,
-    AssociationRJServiceUserReason, AssociationRJSource, AssociationRQ, Pdu, write_pdu,
+    AbortRQServiceProviderReason as Abort, AssociationRJ, AssociationRJResult,
+    AssociationRJServiceProviderPresentationReason as Presentation, AssociationRJServiceUserReason,
+    AssociationRJSource, AssociationRQ, Pdu, write_pdu,
 };
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
@@ -20,7 +21,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::admission::{Accepted, admit};
+use super::admission::{Accepted, admit, has_legal_contexts};
 use super::association::{Association, Outcome, Tally, abort_of, say, seconds};
 use super::descriptors::{self, Shares};
 use super::patience::Patience;
@@ -208,19 +209,20 @@ impl Server {
             () = self.shutdown.cancelled() => return None,
         };
         let end = match request {
+            Ok(Event::Request(request)) if !has_legal_contexts(&request) => {
+                End::broken(Abort::InvalidPduParameter, "context ids that are even, doubled or more than 128")
+            }
             Ok(Event::Request(request)) => match self.decide(&request, peer) {
                 Ok((accepted, place)) => return Some((stream, accepted, place)),
                 Err(reject) => {
                     self.counters.rejected.fetch_add(1, Ordering::Relaxed);
-                    let calling = request.calling_ae_title.trim();
-                    tracing::warn!(%peer, calling, reason = ?reject.source, "association rejected");
+                    let (calling, called) = (request.calling_ae_title.trim(), request.called_ae_title.trim());
+                    tracing::warn!(%peer, calling, called, ours = %self.node.ae_title, reason = ?reject.source, "association rejected");
                     say(&mut stream, &Pdu::AssociationRJ(reject)).await;
                     return None;
                 }
             },
-            Ok(_) => {
-                End::broken(dicom_ul::pdu::AbortRQServiceProviderReason::UnexpectedPdu, "no A-ASSOCIATE-RQ")
-            }
+            Ok(_) => End::broken(Abort::UnexpectedPdu, "no A-ASSOCIATE-RQ"),
             // A peer that only looks whether the port is open is nobody's fault.
             Err(End::Closed) => return None,
             Err(end) => end,
@@ -267,8 +269,18 @@ impl Server {
     /// Moves the association to its thread, and waits for its end there.
     async fn associate(&self, mut stream: Stream, accepted: Accepted, place: Place, peer: IpAddr) {
         let mut bytes = Vec::new();
-        let encoded = write_pdu(&mut bytes, &Pdu::AssociationAC(accepted.reply.clone()));
-        if encoded.is_err() || stream.socket().write_all(&bytes).await.is_err() {
+        if write_pdu(&mut bytes, &Pdu::AssociationAC(accepted.reply.clone())).is_err() {
+            return;
+        }
+        // A peer that does not read must not hold its place, nor a stop.
+        let wait = seconds(self.node.timeouts.pdu_s);
+        let written = tokio::select! {
+            written = tokio::time::timeout(wait, stream.socket().write_all(&bytes)) => written,
+            () = self.shutdown.cancelled() => return,
+        };
+        if !matches!(written, Ok(Ok(()))) {
+            self.counters.broken.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(%peer, "connection ended before its acceptance was read");
             return;
         }
         let Ok((socket, ahead)) = stream.leave() else { return };
@@ -299,11 +311,13 @@ impl Server {
                     store: &self.store,
                     timeouts: self.node.timeouts.clone(),
                     tally: Tally::default(),
+                    counters: &self.counters,
                 };
                 let outcome = tokio::select! {
                     outcome = association.serve(&self.shutdown) => outcome,
                     () = self.force.cancelled() => Outcome::Stopped,
                 };
+                association.take_leave(&outcome).await;
                 Ok((outcome, association.tally))
             })
         });
@@ -314,10 +328,6 @@ impl Server {
     }
 
     fn tell(&self, outcome: &Outcome, tally: Tally, calling: &str, peer: IpAddr, took: Duration) {
-        let c = &self.counters;
-        c.stored.fetch_add(tally.stored, Ordering::Relaxed);
-        c.refused.fetch_add(tally.refused, Ordering::Relaxed);
-        c.bytes.fetch_add(tally.bytes, Ordering::Relaxed);
         let Tally { stored, refused, echoes, bytes } = tally;
         match outcome {
             Outcome::Released => {
@@ -327,7 +337,7 @@ impl Server {
                 tracing::info!(calling, %peer, stored, refused, bytes, "association stopped with the service")
             }
             Outcome::Ended(end) => {
-                c.broken.fetch_add(1, Ordering::Relaxed);
+                self.counters.broken.fetch_add(1, Ordering::Relaxed);
                 tracing::warn!(calling, %peer, stored, refused, bytes, %end, "association ended");
             }
         }

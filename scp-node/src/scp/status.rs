@@ -6,7 +6,7 @@ use crate::images::Refusal;
 /// The reply to a C-STORE that was not taken. Source: PS3.4 §B.2.3, PS3.7 §C.5.
 ///
 /// The comment never holds patient identity.
-pub fn status_of(refusal: &Refusal) -> Reply {
+pub(super) fn status_of(refusal: &Refusal) -> Reply {
     let (status, comment) = match refusal {
         Refusal::OutOfResources(_) => (Status::OUT_OF_RESOURCES, "out of resources"),
         Refusal::Mismatch(_) => (Status::DATA_SET_MISMATCH, "data set does not match SOP class or instance"),

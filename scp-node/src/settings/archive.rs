@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::wrong;
+use super::{seconds, wrong};
 use crate::error::Result;
 use crate::names::AeTitle;
 
@@ -82,8 +82,21 @@ impl ArchiveSettings {
     }
 
     pub(super) fn check(&self) -> Result<()> {
-        if self.name.is_empty() || self.host.is_empty() || self.port == 0 {
-            return Err(wrong("archive", "name, host and port must not be empty or 0".into()));
+        let name = &self.name;
+        if name.is_empty() {
+            return Err(wrong("archive.name", "an archive has no name".into()));
+        }
+        if self.port == 0 {
+            return Err(wrong("archive.port", format!("0 is no port of archive `{name}`")));
+        }
+        let is_address = self.host.parse::<std::net::IpAddr>().is_ok();
+        let is_odd = |c: char| c == ':' || c == '/' || c.is_whitespace();
+        if self.host.is_empty() || !is_address && self.host.contains(is_odd) {
+            let what = format!(
+                "`{}` of archive `{name}` is no host name or address; its port stands in `port`",
+                self.host
+            );
+            return Err(wrong("archive.host", what));
         }
         if !(1..=16).contains(&self.associations) {
             return Err(wrong(
@@ -91,15 +104,9 @@ impl ArchiveSettings {
                 format!("{} is not between 1 and 16", self.associations),
             ));
         }
-        for (key, value) in [
-            ("archive.fresh_for_s", self.fresh_for_s),
-            ("archive.connect_timeout_s", self.connect_timeout_s),
-            ("archive.response_timeout_s", self.response_timeout_s),
-        ] {
-            if !(value.is_finite() && (0.0..=86_400.0).contains(&value)) {
-                return Err(wrong(key, format!("{value} is not between 0 and 86400 s")));
-            }
-        }
-        Ok(())
+        seconds("archive.connect_timeout_s", self.connect_timeout_s)?;
+        seconds("archive.response_timeout_s", self.response_timeout_s)?;
+        // Nothing is remembered then.
+        if self.fresh_for_s == 0.0 { Ok(()) } else { seconds("archive.fresh_for_s", self.fresh_for_s) }
     }
 }

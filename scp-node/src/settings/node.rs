@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::wrong;
+use super::{seconds, wrong};
 use crate::error::Result;
 use crate::names::AeTitle;
 
@@ -112,10 +112,15 @@ impl Default for TimeoutSettings {
 impl NodeSettings {
     pub(super) fn check(&self) -> Result<()> {
         let l = &self.limits;
-        if l.associations == 0 || l.associations_per_peer == 0 {
-            return Err(wrong("node.limits.associations", "at least 1 association must be allowed".into()));
+        for (key, allowed) in
+            [("associations", l.associations), ("associations_per_peer", l.associations_per_peer)]
+        {
+            if allowed == 0 {
+                let what = "at least 1 association must be allowed".into();
+                return Err(wrong(&format!("node.limits.{key}"), what));
+            }
         }
-        // PS3.8 lets any length be announced; dicom-ul reads 4 KiB to 128 MiB, and one buffer of this size per association is held.
+        // PS3.8 lets any length be announced; dicom-ul reads none under 4 KiB, and no sender gains by more than 16 MiB.
         if !(4096..=16 << 20).contains(&l.pdu_length) {
             return Err(wrong(
                 "node.limits.pdu_length",
@@ -129,12 +134,7 @@ impl NodeSettings {
             ("idle_s", t.idle_s),
             ("drain_s", t.drain_s),
         ] {
-            if !(value.is_finite() && (0.001..=86_400.0).contains(&value)) {
-                return Err(wrong(
-                    &format!("node.timeouts.{key}"),
-                    format!("{value} is not between 0.001 and 86400 s"),
-                ));
-            }
+            seconds(&format!("node.timeouts.{key}"), value)?;
         }
         Ok(())
     }

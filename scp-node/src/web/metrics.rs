@@ -100,17 +100,9 @@ fn receiver(text: &mut String, watched: &Watched) {
             "Associations that ended otherwise than by release.",
             &c.broken,
         ),
-        (
-            "scp_node_objects_stored_total",
-            "Objects that were acknowledged, in associations that ended.",
-            &c.stored,
-        ),
-        (
-            "scp_node_objects_refused_total",
-            "Objects that were refused, in associations that ended.",
-            &c.refused,
-        ),
-        ("scp_node_received_bytes_total", "Bytes of data sets, in associations that ended.", &c.bytes),
+        ("scp_node_objects_stored_total", "Objects that were acknowledged.", &c.stored),
+        ("scp_node_objects_refused_total", "Objects that were refused.", &c.refused),
+        ("scp_node_received_bytes_total", "Bytes of data sets.", &c.bytes),
     ];
     for (name, help, counter) in counted {
         one(text, name, help, true, counter.load(Ordering::Relaxed));
