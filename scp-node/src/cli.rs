@@ -17,9 +17,11 @@ mod trf;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use chrono::NaiveDate;
+use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::settings::{Resolved, Settings};
 pub use print::Printer;
 
@@ -79,19 +81,36 @@ impl Context {
 ///
 /// Exit codes: 0 done, 1 it did not work (one `error:` line and a `hint:` line on stderr), 2 wrong usage.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        // Help and version are what was asked for.
+        Err(error) if !error.use_stderr() => error.exit(),
+        Err(error) if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => error.exit(),
+        Err(error) => {
+            Printer::new(std::env::args_os().any(|word| word == "--json")).usage(&error);
+            return ExitCode::from(2);
+        }
+    };
     let printer = Printer::new(cli.json);
-    let code = run(cli, printer).unwrap_or_else(|error| {
+    let mut code = run(cli, printer).unwrap_or_else(|error| {
         printer.error(&error);
         ExitCode::FAILURE
     });
     runtime::see_guests_out(printer);
+    if let Some(error) = printer.lost() {
+        printer.error(&error);
+        code = ExitCode::FAILURE;
+    }
     code
 }
 
 fn run(cli: Cli, printer: Printer) -> Result<ExitCode> {
     match &cli.command {
         // Its own settings, whatever the file says.
+        Command::Demo(_) if cli.config.is_some() || !cli.set.is_empty() => Err(Error::Misuse {
+            what: "the demo has settings of its own: --config and --set change nothing there".into(),
+            hint: "leave them out; `scp-node serve` runs with yours".into(),
+        }),
         Command::Demo(args) => demo::run(args, printer),
         Command::Serve(args) => serve::run(args, &cli.context(printer)?),
         Command::Sessions(args) => sessions::run(args, &cli.context(printer)?),
@@ -106,6 +125,12 @@ fn run(cli: Cli, printer: Printer) -> Result<ExitCode> {
         Command::Trf(args) => trf::run(args, || cli.context(printer), printer),
         Command::Mosaiq(args) => mosaiq::run(args, &cli.context(printer)?),
     }
+}
+
+/// A day, as an option takes it.
+fn day(text: &str) -> Result<NaiveDate, String> {
+    NaiveDate::parse_from_str(text, "%Y-%m-%d")
+        .map_err(|_| "there is no such day; write it as 2026-11-26".into())
 }
 
 impl Cli {

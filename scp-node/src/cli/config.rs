@@ -8,7 +8,7 @@ use clap::Subcommand;
 use super::Printer;
 use crate::error::{Error, Result};
 use crate::settings::import::{self, Fate, Key};
-use crate::settings::{Origin, Resolved, Settings, system_file};
+use crate::settings::{Origin, Resolved, Settings, system_file, wrong};
 
 /// Shows, checks or writes the settings.
 #[derive(Debug, clap::Args)]
@@ -25,7 +25,7 @@ enum Action {
     Check,
     /// Writes a settings file with all defaults, ready to edit.
     Init {
-        /// Where to; default is the system's place.
+        /// Where to; else what --config names, else the system's place.
         #[arg(long, value_name = "FILE")]
         output: Option<PathBuf>,
         /// Overwrites a file that is there.
@@ -50,7 +50,11 @@ pub(super) fn run(args: &Args, file: Option<&Path>, set: &[String], printer: Pri
     match &args.action {
         Action::Show => show(&Settings::load(file, set)?, printer),
         Action::Check => check(&Settings::load(file, set)?, printer),
-        Action::Init { output, force } => init(output.as_deref(), *force, printer),
+        Action::Init { .. } if !set.is_empty() => Err(Error::Misuse {
+            what: "`config init` writes the defaults, so --set changes nothing there".into(),
+            hint: "leave --set out, and edit the file that is written".into(),
+        }),
+        Action::Init { output, force } => init(output.as_deref().or(file), *force, printer),
         Action::Import { file, output, force } => from_pymedphys(file, output.as_deref(), *force, printer),
     }
 }
@@ -91,14 +95,28 @@ fn check(resolved: &Resolved, printer: Printer) -> Result<ExitCode> {
     if resolved.settings.archives.is_empty() {
         warnings.push("no [[archive]] is set: images can be received, but not asked for".to_owned());
     }
-    std::fs::create_dir_all(root).map_err(Error::io(root))?;
-    let probe = root.join(format!("_probe-{}", std::process::id()));
-    std::fs::write(&probe, b"").and_then(|()| std::fs::remove_file(&probe)).map_err(Error::io(&probe))?;
+    // Nothing is made here: who checks is not always who the service runs as.
+    match root.metadata() {
+        Ok(there) if there.is_dir() => {
+            let probe = root.join(format!("_probe-{}", std::process::id()));
+            std::fs::write(&probe, b"")
+                .and_then(|()| std::fs::remove_file(&probe))
+                .map_err(Error::io(&probe))?;
+        }
+        Ok(_) => return Err(wrong("images.root", format!("{} is no directory", root.display()))),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            warnings.push(format!(
+                "{} does not exist yet: the service makes it at its first start",
+                root.display()
+            ));
+        }
+        Err(error) => return Err(Error::io(root)(error)),
+    }
     for warning in &warnings {
         printer.note(format!("warning: {warning}"));
     }
-    let file =
-        resolved.file.as_ref().map_or("no file, built-in defaults".to_owned(), |f| f.display().to_string());
+    let none = || format!("built-in defaults: there is no {}", system_file().display());
+    let file = resolved.file.as_ref().map_or_else(none, |f| f.display().to_string());
     printer.line(format!("settings are in order ({file})"));
     printer.json(&serde_json::json!({"file": file, "warnings": warnings}));
     Ok(ExitCode::SUCCESS)
@@ -170,4 +188,9 @@ const ARCHIVE: &str = "
 # ae_title = \"ARIA_DB\"
 # host = \"aria.hospital.example\"
 # port = 51402
+# strategy = \"auto\"            # or \"relational\" (Aria), \"hierarchical\"
+# fresh_for_s = 30.0            # an answer is not asked for again so soon; `fetch --refresh` asks all the same
+# connect_timeout_s = 5.0
+# response_timeout_s = 60.0
+# associations = 2              # at once, to ask about several series side by side
 ";

@@ -39,7 +39,8 @@ pub(super) fn run(args: &Args, printer: Printer) -> Result<ExitCode> {
     let place = Place::new(args.directory.as_deref())?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|source| Error::Network { what: "no runtime".into(), source })?;
-    runtime.block_on(demo(args, &place, printer))?;
+    // Heard from the start: what was begun is ended in order and removed then, too.
+    runtime.block_on(async { demo(args, &place, serve::stopped(), printer).await })?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -78,7 +79,7 @@ struct Row {
     ms: f64,
 }
 
-async fn demo(args: &Args, place: &Place, printer: Printer) -> Result<()> {
+async fn demo(args: &Args, place: &Place, stopped: impl Future<Output = ()>, printer: Printer) -> Result<()> {
     let begin = Instant::now();
     let mut settings = Settings::default();
     settings.node.bind = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -88,7 +89,8 @@ async fn demo(args: &Args, place: &Place, printer: Printer) -> Result<()> {
     let aria = start_aria(&settings).await?;
     let archive = ArchiveSettings::new("aria", aria.ae_title().clone(), "127.0.0.1", aria.address().port());
     settings.archives = vec![archive];
-    let config = place.directory.join("config.toml");
+    // A name that no settings file of the user's has.
+    let config = place.directory.join("scp-node-demo.toml");
     let text = toml::to_string(&settings).map_err(|e| Error::Unsupported { what: e.to_string() })?;
     std::fs::write(&config, text).map_err(Error::io(&config))?;
 
@@ -108,18 +110,26 @@ async fn demo(args: &Args, place: &Place, printer: Printer) -> Result<()> {
         begin.elapsed().as_secs_f64() * 1e3
     ));
 
-    let (rows, fetched) = job(&settings, &aria).await?;
-    report(&rows, &fetched, printer);
-    if place.is_ours {
-        printer.line("(removed when the demo ends; `--directory DIR` keeps them)");
-    }
-    if !args.once {
-        invite(&config, &fetched, printer);
-        serve::stopped().await;
-    }
+    let show = async {
+        let (rows, fetched) = job(&settings, &aria).await?;
+        report(&rows, &fetched, printer);
+        if place.is_ours {
+            printer.line("(removed when the demo ends; `--directory DIR` keeps them)");
+        }
+        if !args.once {
+            invite(&config, &fetched, printer);
+            std::future::pending::<()>().await;
+        }
+        Ok(())
+    };
+    let shown = tokio::select! {
+        shown = show => shown,
+        () = stopped => Ok(()),
+    };
     stop.cancel();
     drop(aria);
-    node.await.map_err(|e| Error::Unsupported { what: format!("the node ended: {e}") })?
+    node.await.map_err(|e| Error::Unsupported { what: format!("the node ended: {e}") })??;
+    shown
 }
 
 /// The default port if it is free, else any.
@@ -189,7 +199,7 @@ async fn job(settings: &Settings, aria: &SimulatedAria) -> Result<(Vec<Row>, Fet
             let rate = asked.bytes as f64 / 1e6;
             ("move", format!("{} images, {rate:.1} MB, status {}", asked.results, asked.status))
         } else {
-            ("find", format!("{} answers", asked.results))
+            ("find", format!("{} answer{}", asked.results, if asked.results == 1 { "" } else { "s" }))
         };
         rows.push(Row {
             step,
@@ -240,7 +250,7 @@ fn report(rows: &[Row], fetched: &Fetched, printer: Printer) {
 }
 
 fn invite(config: &Path, fetched: &Fetched, printer: Printer) {
-    let program = std::env::current_exe().map_or_else(|_| "scp-node".into(), |p| p.display().to_string());
+    let program = std::env::current_exe().map_or_else(|_| "scp-node".into(), |p| pasteable(&p));
     let commands = [
         "echo aria".to_owned(),
         "find plans --patient QA_TB_WL".to_owned(),
@@ -250,8 +260,14 @@ fn invite(config: &Path, fetched: &Fetched, printer: Printer) {
     ];
     printer.line("\nBoth stay up until Ctrl-C. In another terminal, try:");
     for command in commands {
-        printer.line(format!("  {program} --config {} {command}", config.display()));
+        printer.line(format!("  {program} --config {} {command}", pasteable(config)));
     }
+}
+
+/// A path as a shell takes it.
+fn pasteable(path: &Path) -> String {
+    let text = path.display().to_string();
+    if text.contains(char::is_whitespace) { format!("\"{text}\"") } else { text }
 }
 
 fn images(fetched: &Fetched) -> usize {

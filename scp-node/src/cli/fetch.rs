@@ -27,7 +27,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "UID")]
     plan_uid: Option<String>,
     /// Images acquired on this day instead of the newest.
-    #[arg(long, value_name = "YYYY-MM-DD")]
+    #[arg(long, value_name = "YYYY-MM-DD", value_parser = super::day)]
     date: Option<NaiveDate>,
     /// Only images whose Image Type holds this value, such as PORTAL; with backslashes, is exactly these values.
     #[arg(long, value_name = "VALUE")]
@@ -83,14 +83,16 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<ExitCode> {
     let request = args.request()?;
     let printer = context.printer;
     let start = Instant::now();
-    let fetched = match kept(&request, context.settings())? {
+    let kept = kept(&request, context.settings())?;
+    let was_asked = kept.is_none();
+    let fetched = match kept {
         Some(fetched) => fetched,
         None => ask(&request, context)?,
     };
     for notice in &fetched.notices {
         printer.note(format!("note: {notice}"));
     }
-    summary(&fetched, start.elapsed(), printer);
+    summary(&fetched, was_asked, start.elapsed(), printer);
     printer.json(&fetched);
     for session in fetched.sessions.iter().rev() {
         printer.line(session.session.directory.display().to_string());
@@ -109,7 +111,7 @@ fn ask(request: &FetchRequest, context: &Context) -> Result<Fetched> {
 }
 
 /// To stderr, so that standard output holds nothing but directories.
-fn summary(fetched: &Fetched, took: Duration, printer: Printer) {
+fn summary(fetched: &Fetched, was_asked: bool, took: Duration, printer: Printer) {
     if printer.is_json() {
         return;
     }
@@ -122,10 +124,14 @@ fn summary(fetched: &Fetched, took: Duration, printer: Printer) {
         n => format!(" in {n} sessions, the newest"),
     };
     let moved = match fetched.moved {
+        0 if !was_asked => {
+            "all were on disk, as the archive told a moment ago (--refresh asks again)".to_owned()
+        }
         0 => "all were on disk".to_owned(),
-        n => format!("{n} moved"),
+        n => format!("{n} objects moved"),
     };
-    printer.note(format!("{images} images of {plan}{sessions}{when}; {moved}; {:.2} s", took.as_secs_f64()));
+    let noun = if images == 1 { "image" } else { "images" };
+    printer.note(format!("{images} {noun} of {plan}{sessions}{when}; {moved}; {:.2} s", took.as_secs_f64()));
 }
 
 /// Progress on a terminal; nothing elsewhere.

@@ -6,8 +6,9 @@ use chrono::NaiveDate;
 use clap::Subcommand;
 
 use super::{Context, runtime};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::fetch::{self, ListedPlans};
+use crate::names::Uid;
 
 /// Lists what an archive has of a patient: plans, or series of images.
 #[derive(Debug, clap::Args)]
@@ -28,7 +29,7 @@ enum What {
         #[command(flatten)]
         whose: Whose,
         /// Only images acquired on this day.
-        #[arg(long, value_name = "YYYY-MM-DD")]
+        #[arg(long, value_name = "YYYY-MM-DD", value_parser = super::day)]
         date: Option<NaiveDate>,
     },
 }
@@ -61,11 +62,14 @@ fn plans(whose: &Whose, context: &Context) -> Result<ExitCode> {
     for notice in notices {
         context.printer.note(format!("note: {notice}"));
     }
+    if plans.is_empty() {
+        return Err(nothing("plans", whose, None));
+    }
     context.printer.json(&plans);
     let rows: Vec<_> =
         plans.iter().map(|p| [text(p.label.as_deref()), time(p.dated), p.plan_uid.to_string()]).collect();
     context.printer.table(["plan", "dated", "plan UID"], &rows);
-    Ok(found(rows.len(), "plans", context))
+    Ok(ExitCode::SUCCESS)
 }
 
 fn series(whose: &Whose, date: Option<NaiveDate>, context: &Context) -> Result<ExitCode> {
@@ -73,13 +77,17 @@ fn series(whose: &Whose, date: Option<NaiveDate>, context: &Context) -> Result<E
     let sessions = runtime::block_on(context, |cancel| async move {
         fetch::sessions(patient, label, date, archive, context.settings(), &cancel).await
     })?;
+    if sessions.is_empty() {
+        return Err(nothing("series of RT Images", whose, date));
+    }
     context.printer.json(&sessions);
     let rows: Vec<_> = sessions
         .iter()
         .map(|s| {
             [
                 time(s.acquired),
-                text(s.plan_label.as_deref()),
+                // Where no label is known, what `fetch --plan-uid` takes.
+                text(s.plan_label.as_deref().or(s.plan_uid.as_ref().map(Uid::as_str))),
                 s.mv.to_string(),
                 s.kv.to_string(),
                 s.unknown.to_string(),
@@ -97,16 +105,22 @@ fn series(whose: &Whose, date: Option<NaiveDate>, context: &Context) -> Result<E
         }
     }
     context.printer.table(["acquired", "plan", "MV", "kV", "?", "on disk", "series UID"], &rows);
-    Ok(found(rows.len(), "series of RT Images", context))
+    Ok(ExitCode::SUCCESS)
 }
 
-fn found(n: usize, what: &str, context: &Context) -> ExitCode {
-    if n == 0 {
-        context.printer.note(format!("error: the archive has no such {what}"));
-        context.printer.note("hint: check patient ID and label; upper and lower case count");
-        return ExitCode::FAILURE;
+/// That nothing fits, with all that was asked for.
+fn nothing(what: &str, whose: &Whose, date: Option<NaiveDate>) -> Error {
+    let label = whose.plan.as_deref().map(|label| format!(" with label `{label}`")).unwrap_or_default();
+    let day = date.map(|day| format!(" of {day}")).unwrap_or_default();
+    Error::NotFound {
+        what: format!("the archive has no {what} of patient `{}`{label}{day}", whose.patient),
+        hint: match (date, &whose.plan) {
+            (Some(_), _) => "leave --date out to see which days there are",
+            (None, Some(_)) => "leave --plan out to see what the patient has; upper and lower case count",
+            (None, None) => "check the patient ID; upper and lower case count",
+        }
+        .into(),
     }
-    ExitCode::SUCCESS
 }
 
 fn text(value: Option<&str>) -> String {

@@ -1,8 +1,12 @@
 //! The one place that writes to standard output and error.
 
-use std::io::{IsTerminal, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
+use std::sync::{Mutex, PoisonError};
 
 use crate::error::Error;
+
+/// Why a result could not be written; the first of them.
+static LOST: Mutex<Option<std::io::Error>> = Mutex::new(None);
 
 /// Prints results to stdout and everything else to stderr.
 #[derive(Debug, Clone, Copy)]
@@ -26,10 +30,10 @@ impl Printer {
         !self.json && std::io::stderr().is_terminal()
     }
 
-    /// One line of text on stdout; silent with `--json`. A closed pipe is not an error of ours.
+    /// One line of text on stdout; silent with `--json`.
     pub fn line(self, text: impl AsRef<str>) {
         if !self.json {
-            let _ = writeln!(std::io::stdout(), "{}", text.as_ref());
+            put(text.as_ref());
         }
     }
 
@@ -38,8 +42,14 @@ impl Printer {
         if self.json {
             let text =
                 serde_json::to_string_pretty(value).unwrap_or_else(|e| format!("{{\"error\": \"{e}\"}}"));
-            let _ = writeln!(std::io::stdout(), "{text}");
+            put(&text);
         }
+    }
+
+    /// The error that a result was not written in full, as on a full disk; whoever closed a pipe wanted no more.
+    pub(super) fn lost(self) -> Option<Error> {
+        let source = LOST.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        Some(Error::Io { path: "standard output".into(), source })
     }
 
     /// A remark for people, on stderr.
@@ -70,6 +80,27 @@ impl Printer {
         }
     }
 
+    /// Wrong usage, as clap tells it on several lines: one line, and a hint.
+    pub(super) fn usage(self, error: &clap::Error) {
+        let text = error.render().to_string();
+        let mut lines = text.lines().map(str::trim);
+        // What is missing or possible stands on lines of its own, up to an empty one.
+        let said: Vec<&str> = lines.by_ref().take_while(|line| !line.is_empty()).collect();
+        let said = said.join(" ");
+        let what = said.strip_prefix("error: ").unwrap_or(&said);
+        let rest: Vec<&str> = lines.collect();
+        let tips = rest.iter().filter_map(|line| line.strip_prefix("tip: "));
+        let usage = rest.iter().filter_map(|line| line.strip_prefix("Usage: ")).map(|usage| {
+            let command: Vec<&str> =
+                usage.split(' ').take_while(|w| !w.starts_with(['-', '<', '['])).collect();
+            format!("`{} --help` says what it takes", command.join(" "))
+        });
+        let hint = tips.map(ToOwned::to_owned).chain(usage).collect::<Vec<_>>().join("; ");
+        self.json(&serde_json::json!({"error": what, "kind": "usage", "hint": hint}));
+        self.note(format!("error: {what}"));
+        self.note(format!("hint: {hint}"));
+    }
+
     /// A table: a header row, then rows, columns as wide as their widest cell.
     pub fn table<const N: usize>(self, header: [&str; N], rows: &[[String; N]]) {
         let mut widths = header.map(|h| h.chars().count());
@@ -86,5 +117,13 @@ impl Printer {
         for row in rows {
             self.line(format(row.iter().map(String::as_str).collect()));
         }
+    }
+}
+
+fn put(text: &str) {
+    if let Err(error) = writeln!(std::io::stdout(), "{text}")
+        && error.kind() != ErrorKind::BrokenPipe
+    {
+        LOST.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
     }
 }

@@ -9,6 +9,8 @@ use crate::error::Result;
 use crate::images::{Catalog, SessionFilter, reindex};
 
 /// Lists the sessions on disk, newest first: the images of one plan, one series and one day.
+///
+/// What is here, whether the archive has more or not: only `fetch` knows, and hands out, whole sessions.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Only of this patient ID.
@@ -18,11 +20,11 @@ pub(super) struct Args {
     #[arg(long, value_name = "LABEL")]
     plan: Option<String>,
     /// Only of this day.
-    #[arg(long, value_name = "YYYY-MM-DD")]
+    #[arg(long, value_name = "YYYY-MM-DD", value_parser = super::day)]
     date: Option<NaiveDate>,
     /// At most so many.
-    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
-    limit: u64,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    limit: Option<u64>,
 }
 
 pub(super) fn run(args: &Args, context: &Context) -> Result<ExitCode> {
@@ -31,7 +33,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<ExitCode> {
         patient_id: args.patient.clone(),
         plan_label: args.plan.clone(),
         date: args.date,
-        limit: args.limit,
+        limit: args.limit.unwrap_or(0),
         ..SessionFilter::default()
     })?;
     context.printer.json(&sessions);
