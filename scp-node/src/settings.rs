@@ -218,6 +218,12 @@ impl Settings {
                 return Err(wrong("site.linac.name", what));
             }
         }
+        for (key, path) in [("icom.dir", &self.icom.dir), ("icom.journal_dir", &self.icom.journal_dir)] {
+            // A service's working directory is not the web server's.
+            if !path.as_os_str().is_empty() && !path.is_absolute() {
+                return Err(wrong(key, format!("`{}` is not an absolute path", path.display())));
+            }
+        }
         self.listener().check().map_err(|error| wrong("icom", error.to_string()))?;
         let mut names = std::collections::BTreeSet::new();
         for archive in &self.archives {
@@ -409,6 +415,7 @@ mod tests {
             ("[hooks]\nsettle_s = 0.0", "hooks.settle_s", "between 0.001 and 86400"),
             ("[analysis]\npython = 'python3'", "analysis.python", "absolute path"),
             ("[web]\nbind = 'localhost'", "web.bind", "127.0.0.1:8104"),
+            ("[icom]\ndir = 'icom'", "icom.dir", "absolute path"),
             ("[log]\nlevel = 'warning'", "log.level", "error, warn, info"),
             ("[log]\nlevel = 'info,scp_node'", "log.level", "`scp_node`"),
             ("[node.limits]\nassociations_per_peer = 0", "node.limits.associations_per_peer", "at least 1"),

@@ -79,7 +79,7 @@ fn the_settings_file_is_written_where_it_was_asked_for_and_a_check_makes_nothing
     assert!(refused.status.code() == Some(1) && text(&refused.stderr).contains("--set changes nothing"));
     assert!(!directory.path().join("b.toml").exists());
     let check = |root: &str| {
-        let root = format!("images.root={root}");
+        let root = format!("images.root={}", directory.path().join(root).display());
         scp_node(directory.path(), &["--config", "mine.toml", "--set", &root, "config", "check"])
     };
     let absent = check("not/yet");
@@ -100,4 +100,39 @@ fn the_demo_leaves_the_users_settings_alone() {
     assert_eq!(std::fs::read_to_string(&mine).unwrap(), "# mine");
     let refused = scp_node(directory.path(), &["--config", "config.toml", "demo", "--once"]);
     assert!(refused.status.code() == Some(1) && text(&refused.stderr).contains("settings of its own"));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_log_that_cannot_be_written_keeps_nothing_from_stopping_and_a_closed_terminal_stops_in_order() {
+    use std::io::{BufRead, BufReader};
+    use std::process::Stdio;
+    for signal in ["TERM", "HUP"] {
+        let directory = tempfile::tempdir().unwrap();
+        let root = format!("images.root={}", directory.path().join("images").display());
+        let mut service = Command::new(env!("CARGO_BIN_EXE_scp-node"));
+        service.args(["--set", "node.port=0", "--set", "node.bind=127.0.0.1", "--set", "web.bind="]);
+        service.args(["--set", "images.keep_free_bytes=0", "--set", &root, "serve"]);
+        let mut service = service.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut up = String::new();
+        let mut stdout = BufReader::new(service.stdout.take().unwrap());
+        stdout.read_line(&mut up).unwrap();
+        assert!(up.contains("receives on"), "{up}");
+        // From here on every line of the log fails.
+        drop(service.stderr.take());
+        let told = Command::new("kill").args(["-s", signal, &service.id().to_string()]).status().unwrap();
+        assert!(told.success());
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+        let status = loop {
+            match service.try_wait().unwrap() {
+                Some(status) => break status,
+                None if std::time::Instant::now() > deadline => {
+                    let _ = service.kill();
+                    panic!("it still runs after SIG{signal}");
+                }
+                None => std::thread::sleep(std::time::Duration::from_millis(10)),
+            }
+        };
+        assert!(status.success(), "SIG{signal}: {status}");
+    }
 }

@@ -385,6 +385,37 @@ fn statuses_tell_cut_mismatched_and_unadmitted_objects_apart_and_the_association
 }
 
 #[test]
+fn nothing_is_stored_as_a_verification_and_foreign_text_forges_no_line_of_the_log() {
+    let (root, node) = node(&["images.storage=all"]);
+    let (uid, bytes) = image(1);
+    let implicit = uids::IMPLICIT_VR_LITTLE_ENDIAN;
+    let mut sender = Sender::open_for(node.address(), NODE_AE, uids::VERIFICATION, implicit).unwrap();
+    assert_eq!(sender.store_as(uids::VERIFICATION, &uid, &bytes).unwrap(), Status::CLASS_NOT_SUPPORTED);
+    sender.release().unwrap();
+    // (0008,0016) of the data set, and the class of a command, hold a line end and a line.
+    let class = bytes.windows(4).position(|w| w == [0x08, 0x00, 0x16, 0x00]).unwrap();
+    let mut forged = bytes.clone();
+    forged[class + 8..class + 20].copy_from_slice(b"1.2.3\nFORGED");
+    let mut sender = Sender::open(node.address(), NODE_AE).unwrap();
+    assert_eq!(sender.store(&uid, &forged).unwrap(), Status::DATA_SET_MISMATCH);
+    assert_eq!(sender.store_as("1.2.3\nFORGED", &uid, &bytes).unwrap(), Status::CLASS_NOT_SUPPORTED);
+    sender.release().unwrap();
+    let log = node.log();
+    assert!(!log.contains("FORGED") && log.contains("that is no UID"), "{log}");
+    assert!(files_below(root.path(), ".dcm").is_empty());
+}
+
+#[test]
+fn a_response_to_nothing_that_was_asked_ends_the_association() {
+    let (_root, node) = node(&[]);
+    let mut sender = Sender::open(node.address(), NODE_AE).unwrap();
+    let response = Command::request(CommandField::CStoreRsp, 1, uids::RT_IMAGE_STORAGE);
+    sender.write(&message::encode(1, &response, &[], 0)).unwrap();
+    assert_eq!(abort_reason(&rest(sender.stream())), Some(5));
+    is_well(&node, 1);
+}
+
+#[test]
 fn a_full_quota_is_out_of_resources_and_harms_nothing_that_is_there() {
     let (root, node) = node(&["images.quota_bytes=2500"]);
     let mut sender = Sender::open(node.address(), NODE_AE).unwrap();
@@ -494,6 +525,34 @@ fn a_stop_does_not_wait_longer_than_the_drain_deadline() {
     until("the object is under way", PATIENCE, || !files_below(root.path(), ".part").is_empty());
     assert!(node.terminate().success());
     assert_eq!(abort_reason(&rest(stuck.stream())), Some(0), "the peer is told");
+    assert!(files_below(root.path(), ".part").is_empty());
+}
+
+/// A sender that is faster than we are: it never makes us wait, which is when the deadline is looked at.
+#[cfg(unix)]
+#[test]
+fn a_stop_ends_a_transfer_that_never_pauses_at_the_drain_deadline() {
+    let (root, node) = node(&["node.timeouts.drain_s=0.5", "images.durability=rename"]);
+    let (uid, data_set) = image(1);
+    let mut sender = Sender::open(node.address(), NODE_AE).unwrap();
+    let mut command = Command::request(CommandField::CStoreRq, 1, uids::RT_IMAGE_STORAGE);
+    command.sop_instance_uid = Some(uid);
+    command.has_data_set = true;
+    sender.write(&message::encode(1, &command, &[], 0)).unwrap();
+    let fragment = |bytes: &[u8]| {
+        let length = bytes.len() as u32 + 2;
+        let head = [&[0x04, 0][..], &(length + 4).to_be_bytes(), &length.to_be_bytes(), &[1, 0]].concat();
+        [&head, bytes].concat()
+    };
+    // Its pixel data seem to have no end, and come in fragments of a byte, which cost us more than the sender.
+    let at = data_set.windows(4).rposition(|w| w == [0xE0, 0x7F, 0x10, 0x00]).unwrap();
+    let head = [&data_set[..at + 4], &0xF000_0000_u32.to_le_bytes()].concat();
+    sender.write(&fragment(&head)).unwrap();
+    let bytes = fragment(&[0]).repeat(50_000);
+    let sending = std::thread::spawn(move || while sender.write(&bytes).is_ok() {});
+    until("the object is under way", PATIENCE, || !files_below(root.path(), ".part").is_empty());
+    assert!(node.terminate().success());
+    sending.join().unwrap();
     assert!(files_below(root.path(), ".part").is_empty());
 }
 

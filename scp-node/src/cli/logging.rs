@@ -17,6 +17,8 @@ pub(super) fn start(settings: &LogSettings) {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // Else a line that cannot be written, as on a full disk, ends the thread that logs it.
+        .log_internal_errors(false)
         // As https://no-color.org asks.
         .with_ansi(
             std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()),

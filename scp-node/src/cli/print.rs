@@ -89,13 +89,11 @@ impl Printer {
         let said = said.join(" ");
         let what = said.strip_prefix("error: ").unwrap_or(&said);
         let rest: Vec<&str> = lines.collect();
-        let tips = rest.iter().filter_map(|line| line.strip_prefix("tip: "));
-        let usage = rest.iter().filter_map(|line| line.strip_prefix("Usage: ")).map(|usage| {
-            let command: Vec<&str> =
-                usage.split(' ').take_while(|w| !w.starts_with(['-', '<', '['])).collect();
-            format!("`{} --help` says what it takes", command.join(" "))
-        });
-        let hint = tips.map(ToOwned::to_owned).chain(usage).collect::<Vec<_>>().join("; ");
+        let tips = rest.iter().filter_map(|line| line.strip_prefix("tip: ")).map(ToOwned::to_owned);
+        let usage = rest.iter().find_map(|line| line.strip_prefix("Usage: ")).unwrap_or("scp-node");
+        let command: Vec<&str> = usage.split(' ').take_while(|w| !w.starts_with(['-', '<', '['])).collect();
+        let help = format!("`{} --help` says what it takes", command.join(" "));
+        let hint = tips.chain([help]).collect::<Vec<_>>().join("; ");
         self.json(&serde_json::json!({"error": what, "kind": "usage", "hint": hint}));
         self.note(format!("error: {what}"));
         self.note(format!("hint: {hint}"));

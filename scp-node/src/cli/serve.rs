@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -11,6 +12,9 @@ use crate::error::{Error, Result};
 use crate::images::Catalog;
 use crate::scu::resolver;
 use crate::{fetch, hooks, icom, scp, trf, web};
+
+/// How long a look at a disk may take when all else has ended.
+const LEFT_OVER: Duration = Duration::from_secs(5);
 
 /// Runs the service: receives what the archive and others send, until Ctrl-C or a stop from the system.
 ///
@@ -25,8 +29,10 @@ pub(super) fn run(_args: &Args, context: &Context) -> Result<ExitCode> {
         .enable_all()
         .build()
         .map_err(|source| Error::Network { what: "no runtime".into(), source })?;
-    runtime.block_on(serve(context))?;
-    Ok(ExitCode::SUCCESS)
+    let served = runtime.block_on(serve(context));
+    // What is left only looks at disks, and a share that is dead answers nobody.
+    runtime.shutdown_timeout(LEFT_OVER);
+    served.map(|()| ExitCode::SUCCESS)
 }
 
 async fn serve(context: &Context) -> Result<()> {
@@ -36,8 +42,8 @@ async fn serve(context: &Context) -> Result<()> {
     let stop = shutdown.clone();
     tokio::spawn(async move {
         stop_asked.await;
-        tracing::info!("stopping");
         stop.cancel();
+        tracing::info!("stopping");
     });
     let store = match fetch::store_for_service(settings, &shutdown).await {
         Err(Error::Cancelled) => return Ok(()),
@@ -120,7 +126,8 @@ async fn pages(context: &Context) -> Option<tokio::net::TcpListener> {
     }
 }
 
-/// Ctrl-C, or the system's wish: SIGTERM, on Windows a closed console or a shutdown.
+/// Ctrl-C, or the system's wish: SIGTERM, a closed terminal (SIGHUP, unless `nohup` has it ignored), on Windows Ctrl-Break, a closed
+/// console or a shutdown.
 ///
 /// What asks for a stop is heard from the call on, not only once the future is awaited: a service may be stopped in the
 /// moment in which it says that it is up.
@@ -129,10 +136,17 @@ pub(super) fn stopped() -> impl Future<Output = ()> + Send {
     {
         use tokio::signal::unix::{SignalKind, signal};
         let signals = signal(SignalKind::terminate()).and_then(|t| Ok((t, signal(SignalKind::interrupt())?)));
+        let hangup = if ignores_hangup() { None } else { signal(SignalKind::hangup()).ok() };
         async move {
+            let hung_up = async {
+                match hangup {
+                    Some(mut hangup) => drop(hangup.recv().await),
+                    None => std::future::pending().await,
+                }
+            };
             match signals {
                 Ok((mut terminate, mut interrupt)) => {
-                    tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+                    tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {}, () = hung_up => {} }
                 }
                 Err(_) => drop(tokio::signal::ctrl_c().await),
             }
@@ -141,15 +155,27 @@ pub(super) fn stopped() -> impl Future<Output = ()> + Send {
     #[cfg(windows)]
     {
         use tokio::signal::windows;
-        let signals =
-            windows::ctrl_c().and_then(|c| Ok((c, windows::ctrl_close()?, windows::ctrl_shutdown()?)));
+        let signals = windows::ctrl_c()
+            .and_then(|c| Ok((c, windows::ctrl_break()?, windows::ctrl_close()?, windows::ctrl_shutdown()?)));
         async move {
             match signals {
-                Ok((mut interrupt, mut close, mut shutdown)) => {
-                    tokio::select! { _ = interrupt.recv() => {}, _ = close.recv() => {}, _ = shutdown.recv() => {} }
+                Ok((mut interrupt, mut other, mut close, mut shutdown)) => {
+                    tokio::select! {
+                        _ = interrupt.recv() => {}, _ = other.recv() => {},
+                        _ = close.recv() => {}, _ = shutdown.recv() => {},
+                    }
                 }
                 Err(_) => drop(tokio::signal::ctrl_c().await),
             }
         }
     }
+}
+
+/// Whether the process was started with SIGHUP ignored, as by `nohup`: listening for it would undo that.
+#[cfg(unix)]
+fn ignores_hangup() -> bool {
+    // Bit 0 is signal 1. Source: proc_pid_status(5). Where there is no such file, a terminal's end is what it says.
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 != 0)
 }

@@ -5,6 +5,7 @@
 
 use crate::dimse::Status;
 use crate::error::{Error, Result};
+use crate::names::Uid;
 
 /// Longest command set that is read. Justification: the largest real one (C-MOVE-RSP with a failed UID list of
 /// 500 images) has about 32 kB.
@@ -146,8 +147,9 @@ impl Command {
     pub fn reply(&self, field: CommandField, reply: &Reply) -> Self {
         Self {
             responded_to: self.message_id,
-            sop_class_uid: self.sop_class_uid.clone(),
-            sop_instance_uid: self.sop_instance_uid.clone(),
+            // What is no UID may be anything, of any length: it is not said again.
+            sop_class_uid: self.sop_class_uid.clone().filter(|uid| Uid::new(uid).is_some()),
+            sop_instance_uid: self.sop_instance_uid.clone().filter(|uid| Uid::new(uid).is_some()),
             status: Some(reply.status),
             error_comment: reply.comment.as_ref().map(|c| c.chars().take(64).collect()),
             ..Self::new(field)

@@ -355,10 +355,12 @@ impl Incoming<'_> {
 
 /// Whether an object is what was announced, of a patient that the settings admit.
 fn admit(store: &Store, head: Head, announced: &Announced, uid: &Uid) -> Result<Head, Refusal> {
-    let class = head.sop_class_uid.as_deref().unwrap_or("none");
+    let class = head.sop_class_uid.as_deref().unwrap_or_default();
     if class != announced.sop_class_uid {
+        // What is no UID may be anything, and this is logged.
+        let found = Uid::new(class).map_or_else(|| "none".into(), |uid| uid.to_string());
         return Err(Refusal::Mismatch(format!(
-            "SOP class {} announced, {class} in the data set",
+            "SOP class {} announced, {found} in the data set",
             announced.sop_class_uid
         )));
     }

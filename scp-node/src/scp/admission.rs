@@ -13,11 +13,13 @@ use dicom_ul::pdu::{
 };
 
 use crate::images::head::{RT_IMAGE, RT_PLAN, RT_PLAN_VARIAN};
-use crate::names::{AeTitle, fits};
+use crate::names::{AeTitle, Uid, fits};
 use crate::settings::{NodeSettings, StorageClasses};
 
 /// PS3.7 §A.2.1.
 const APPLICATION_CONTEXT: &str = "1.2.840.10008.3.1.1.1";
+/// Root of the standard's transfer syntaxes. PS3.6 annex A.
+const STANDARD: &str = "1.2.840.10008.1.2";
 /// Explicit VR big endian, retired.
 const BIG_ENDIAN: &str = "1.2.840.10008.1.2.2";
 /// What an association uses when the requestor does not say. PS3.8 §D.1 has no default; dicom-ul's is 16 KiB.
@@ -140,11 +142,13 @@ fn trim(uid: &str) -> &str {
     uid.trim_end_matches(['\0', ' '])
 }
 
-/// The first syntax that the sender offers, its own preference; big endian and deflated, which few can read, only where
-/// nothing else is offered.
+/// The first syntax that the sender offers, its own preference; big endian, deflated and private ones, which few can read, only
+/// where nothing else is offered.
 fn choose(offered: &[String]) -> Option<&str> {
-    let offered = || offered.iter().map(|s| trim(s)).filter(|s| crate::names::Uid::new(s).is_some());
-    let awkward = |s: &&str| [BIG_ENDIAN, uids::DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN].contains(s);
+    let offered = || offered.iter().map(|s| trim(s)).filter(|s| Uid::new(s).is_some());
+    let awkward = |s: &&str| {
+        [BIG_ENDIAN, uids::DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN].contains(s) || !s.starts_with(STANDARD)
+    };
     offered().find(|s| !awkward(s)).or_else(|| offered().next())
 }
 
@@ -173,7 +177,7 @@ fn is_storage(class: &str) -> bool {
     use dicom_core::dictionary::UidDictionary;
     match StandardSopClassDictionary.by_uid(class) {
         Some(entry) => entry.name.contains("Storage") && !entry.name.contains("Commitment"),
-        None => !class.starts_with("1.2.840.10008."),
+        None => Uid::new(class).is_some() && !class.starts_with("1.2.840.10008."),
     }
 }
 
@@ -214,11 +218,17 @@ mod tests {
             (RT_IMAGE, &["1.2.3.4.5"]),
             (RT_IMAGE, &[BIG_ENDIAN, uids::IMPLICIT_VR_LITTLE_ENDIAN]),
             (RT_IMAGE, &[BIG_ENDIAN]),
+            (RT_IMAGE, &["1.2.840.113619.5.2", jpeg_ls]),
             (RT_IMAGE, &[]),
         ];
         let chosen = ids(contexts, StorageClasses::Rt);
-        let expected =
-            [(1, jpeg_ls), (3, "1.2.3.4.5"), (5, uids::IMPLICIT_VR_LITTLE_ENDIAN), (7, BIG_ENDIAN)];
+        let expected = [
+            (1, jpeg_ls),
+            (3, "1.2.3.4.5"),
+            (5, uids::IMPLICIT_VR_LITTLE_ENDIAN),
+            (7, BIG_ENDIAN),
+            (9, jpeg_ls),
+        ];
         assert_eq!(chosen, expected.map(|(id, s)| (id, s.to_owned())));
     }
 
@@ -232,11 +242,13 @@ mod tests {
             (uids::CT_IMAGE_STORAGE, i),
             (uids::MR_IMAGE_STORAGE, i),
             (uids::STUDY_ROOT_QUERY_RETRIEVE_INFORMATION_MODEL_FIND, i),
+            ("1.2.3 no UID", i),
+            ("1.2.3.4", i),
         ];
         let accepted = |classes| ids(&contexts, classes).iter().map(|(id, _)| *id).collect::<Vec<_>>();
         assert_eq!(accepted(StorageClasses::Rt), [1, 3, 5]);
         assert_eq!(accepted(StorageClasses::Qa), [1, 3, 5, 7]);
-        assert_eq!(accepted(StorageClasses::All), [1, 3, 5, 7, 9]);
+        assert_eq!(accepted(StorageClasses::All), [1, 3, 5, 7, 9, 15]);
     }
 
     #[test]

@@ -7,6 +7,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use dicom_dictionary_std::uids;
 use dicom_ul::pdu::{AbortRQServiceProviderReason as Abort, AbortRQSource, Pdu, write_pdu};
 use tokio::io::AsyncWriteExt;
 use tokio_util::sync::CancellationToken;
@@ -16,11 +17,14 @@ use super::listener::Counters;
 use super::patience::Patience;
 use super::status::status_of;
 use super::stream::{End, Event, Fragment, Stream};
-use crate::dimse::command::COMMAND_SET_MAX;
 use crate::dimse::{Command, CommandField, Reply, Status, message};
 use crate::images::store::Incoming;
 use crate::images::{Announced, Filed, Refusal, Store};
+use crate::names::Uid;
 use crate::settings::TimeoutSettings;
+
+/// Longest command set of a request. Justification: a C-STORE-RQ has about 300 bytes.
+const COMMAND_MAX: usize = 16 * 1024;
 
 /// What an association did, for the log.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -78,7 +82,7 @@ impl<'s> Association<'s> {
                 Err(end) => Err(end),
             };
             let served = match command {
-                Ok(Some(message)) => self.message(message).await,
+                Ok(Some(message)) => self.message(message, shutdown).await,
                 Ok(None) => break Outcome::Released,
                 Err(end) => Err(end),
             };
@@ -106,7 +110,7 @@ impl<'s> Association<'s> {
                 }
             };
             bytes.extend_from_slice(fragment.bytes);
-            if bytes.len() > COMMAND_SET_MAX {
+            if bytes.len() > COMMAND_MAX {
                 return Err(End::broken(Abort::InvalidPduParameter, "a command set over the limit"));
             }
             if fragment.is_last {
@@ -133,8 +137,11 @@ impl<'s> Association<'s> {
 
     fn begin_object(&self, command: &Command, context: &Context) -> Object<'s> {
         let class = command.sop_class_uid.clone().unwrap_or_default();
-        if class != context.abstract_syntax {
-            return Object::Refused(Refusal::ClassNotTaken(class));
+        // Verification is negotiated as well, and stores nothing.
+        if class != context.abstract_syntax || class == uids::VERIFICATION {
+            // Foreign text, which may be anything, gets into no log.
+            let named = Uid::new(&class).map_or_else(|| "that is no UID".into(), |uid| uid.to_string());
+            return Object::Refused(Refusal::ClassNotTaken(named));
         }
         let announced = Announced {
             sop_class_uid: class,
@@ -148,11 +155,11 @@ impl<'s> Association<'s> {
         }
     }
 
-    async fn message(&mut self, message: Message<'s>) -> Result<(), End> {
+    async fn message(&mut self, message: Message<'s>, shutdown: &CancellationToken) -> Result<(), End> {
         let Message { command, context, mut object } = message;
         if command.has_data_set {
             let before = self.tally.bytes;
-            let whole = self.data_set(context.id, &mut object).await;
+            let whole = self.data_set(context.id, &mut object, shutdown).await;
             self.counters.bytes.fetch_add(self.tally.bytes - before, Ordering::Relaxed);
             whole?;
         }
@@ -164,6 +171,12 @@ impl<'s> Association<'s> {
             CommandField::CStoreRq => (CommandField::CStoreRsp, self.stored(&command, object).await),
             // A C-CANCEL concerns an operation that is over by now: PS3.7 §9.3.2.3 has no answer to it.
             CommandField::CCancelRq => return Ok(()),
+            response if response.code() & 0x8000 != 0 => {
+                return Err(End::broken(
+                    Abort::UnexpectedPduParameter,
+                    "a response, though we asked for nothing",
+                ));
+            }
             other => {
                 let response = CommandField::from_code(other.code() | 0x8000);
                 (response, Reply { status: Status::UNRECOGNIZED_OPERATION, comment: None })
@@ -174,9 +187,18 @@ impl<'s> Association<'s> {
     }
 
     /// Reads a data set to its end, whatever becomes of it: a sender that is refused still gets its status.
-    async fn data_set(&mut self, context_id: u8, object: &mut Object<'s>) -> Result<(), End> {
+    async fn data_set(
+        &mut self,
+        context_id: u8,
+        object: &mut Object<'s>,
+        shutdown: &CancellationToken,
+    ) -> Result<(), End> {
         let mut patience = Patience::new(seconds(self.timeouts.pdu_s));
         loop {
+            // A sender that is faster than our disk never makes us wait, and the drain deadline is looked at while we wait.
+            if shutdown.is_cancelled() {
+                tokio::task::yield_now().await;
+            }
             let placed = match object {
                 Object::Taken(incoming) => self.stream.read_into(incoming.room(), &mut patience).await?,
                 _ => None,
