@@ -95,6 +95,11 @@ fn check(resolved: &Resolved, printer: Printer) -> Result<ExitCode> {
     if resolved.settings.archives.is_empty() {
         warnings.push("no [[archive]] is set: images can be received, but not asked for".to_owned());
     }
+    if is_on_a_share(root) {
+        warnings.push(
+            "images.root is on a share, where the catalog is not safe: choose a disk of this machine".into(),
+        );
+    }
     // Nothing is made here: who checks is not always who the service runs as.
     match root.metadata() {
         Ok(there) if there.is_dir() => {
@@ -120,6 +125,14 @@ fn check(resolved: &Resolved, printer: Printer) -> Result<ExitCode> {
     printer.line(format!("settings are in order ({file})"));
     printer.json(&serde_json::json!({"file": file, "warnings": warnings}));
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whether a Windows path names another machine. Source for what that means: sqlite.org/wal.html, "WAL does not work over a network
+/// filesystem".
+fn is_on_a_share(path: &Path) -> bool {
+    use std::path::{Component, Prefix};
+    let Some(Component::Prefix(prefix)) = path.components().next() else { return false };
+    matches!(prefix.kind(), Prefix::UNC(..) | Prefix::VerbatimUNC(..))
 }
 
 /// The settings, then what became of each key; the settings alone on stdout, so that they can be piped.
