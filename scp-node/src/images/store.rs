@@ -396,7 +396,7 @@ fn file_meta(announced: &Announced, uid: &Uid) -> Result<Vec<u8>, Refusal> {
 }
 
 /// A full disk is the sender's business to retry; all else is ours.
-fn storage_fault(path: &Path, error: std::io::Error) -> Refusal {
+pub(super) fn storage_fault(path: &Path, error: std::io::Error) -> Refusal {
     use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
     match error.kind() {
         StorageFull | QuotaExceeded | FileTooLarge => Refusal::OutOfResources(error.to_string()),
