@@ -204,7 +204,7 @@ mod tests {
     use crate::images::walk::{Path as At, Syntax};
     use crate::names::Uid;
 
-    const IMPLICIT: &str = "1.2.840.10008.1.2";
+    const IMPLICIT: &str = dicom_dictionary_std::uids::IMPLICIT_VR_LITTLE_ENDIAN;
 
     /// A whole object in a temporary file, as an association hands it over.
     fn received(root: &Path, class: &str, uid: &str, values: &[(u32, u32, &str)]) -> Received {
