@@ -296,7 +296,7 @@ mod tests {
         let limit = |pages: u32| {
             let catalog = committer.catalog.lock().unwrap();
             let set = format!("PRAGMA max_page_count = {pages}");
-            catalog.as_ref().unwrap().connection.query_row(&set, [], |_| Ok(())).unwrap();
+            catalog.as_ref().unwrap().connection().query_row(&set, [], |_| Ok(())).unwrap();
         };
         // No less than there are.
         limit(1);
