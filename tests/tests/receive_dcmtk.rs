@@ -135,6 +135,16 @@ fn compressed_transfer_syntaxes_are_kept_as_they_are() {
     }
 }
 
+/// What a file that is written anew, or replaced by another, does not keep: when it was written, and its inode where it has one.
+fn written(path: &Path) -> (std::time::SystemTime, u64) {
+    let file = path.metadata().unwrap();
+    #[cfg(unix)]
+    let inode = std::os::unix::fs::MetadataExt::ino(&file);
+    #[cfg(not(unix))]
+    let inode = 0;
+    (file.modified().unwrap(), inode)
+}
+
 #[test]
 fn the_same_image_again_is_success_and_another_under_its_uid_is_kept_beside() {
     if require("DCMTK's storescu", tool("storescu")).is_none() {
@@ -148,10 +158,10 @@ fn the_same_image_again_is_success_and_another_under_its_uid_is_kept_beside() {
     store(&node.port(), NODE_AE, &[], &first);
     let filed = files_below(&images, ".dcm");
     let before = data_sets(&filed);
-    let written = filed[0].metadata().unwrap().modified().unwrap();
+    let before_again = written(&filed[0]);
     store(&node.port(), NODE_AE, &[], &first);
     assert_eq!(files_below(&images, ".dcm"), filed);
-    assert_eq!(filed[0].metadata().unwrap().modified().unwrap(), written, "rewritten");
+    assert_eq!(written(&filed[0]), before_again, "rewritten");
     let other = tempfile::tempdir().unwrap();
     let changed = RtImage {
         sop_instance_uid: uid(&[1, 1, 1]),
@@ -160,6 +170,7 @@ fn the_same_image_again_is_success_and_another_under_its_uid_is_kept_beside() {
         columns: 80,
         ..RtImage::default()
     };
+    let changed_patient = changed.patient_id.clone();
     let changed = vec![changed.write(other.path())];
     store(&node.port(), NODE_AE, &[], &changed);
     let catalog = Catalog::open_readonly(&images).unwrap();
@@ -167,9 +178,21 @@ fn the_same_image_again_is_success_and_another_under_its_uid_is_kept_beside() {
     assert_eq!(kept.len(), 1);
     // Both are there: the first in its place, the second beside.
     assert_eq!(data_sets(&filed), before);
+    assert_eq!(written(&filed[0]), before_again, "rewritten");
     let second = dicom_object::open_file(&kept[0].1).unwrap();
     let gantry = second.element(dicom_dictionary_std::tags::GANTRY_ANGLE).unwrap().to_str().unwrap();
     assert_eq!(gantry.trim(), "123");
+    // Told once, with the instance and the file beside, and without the patient.
+    let log = node.log();
+    let told: Vec<&str> = log.lines().filter(|line| line.contains("came again with other bytes")).collect();
+    assert_eq!(told.len(), 1, "{log}");
+    let name = kept[0].1.file_name().unwrap().to_str().unwrap();
+    assert!(
+        told[0].contains("WARN") && told[0].contains(&kept[0].0) && told[0].contains(name),
+        "{}",
+        told[0]
+    );
+    assert!(!log.contains(&changed_patient), "{log}");
 }
 
 #[test]
