@@ -5,6 +5,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use dicom_dictionary_std::uids;
+use scp_node::dimse::identity;
 use scp_node::images::{Catalog, SessionFilter};
 use sha2::Digest;
 use tests::node::{NODE_AE, Node, data_set_of, files_below};
@@ -193,6 +195,49 @@ fn the_same_image_again_is_success_and_another_under_its_uid_is_kept_beside() {
         told[0]
     );
     assert!(!log.contains(&changed_patient), "{log}");
+}
+
+#[test]
+fn the_file_meta_information_is_what_dcmtk_expects_of_a_part_10_file() {
+    if require("DCMTK's dcmftest", tool("dcmftest")).is_none() {
+        return;
+    }
+    let source = tempfile::tempdir().unwrap();
+    let (image, plan) = (RtImage::default(), RtPlan::default());
+    let root = tempfile::tempdir().unwrap();
+    let node = Node::start(root.path(), &[]);
+    let explicit = convert(&[plan.write(source.path())], "dcmconv", &["+te"]);
+    store(&node.port(), NODE_AE, &["-aet", "LINAC 7", "-xi"], &[image.write(source.path())]);
+    store(&node.port(), NODE_AE, &["-aet", "LINAC 7", "-xe"], &explicit);
+    let images = root.path().join("images");
+    for (prefix, class, instance, transfer_syntax) in [
+        ("RI", uids::RT_IMAGE_STORAGE, &image.sop_instance_uid, uids::IMPLICIT_VR_LITTLE_ENDIAN),
+        ("RP", uids::RT_PLAN_STORAGE, &plan.sop_instance_uid, uids::EXPLICIT_VR_LITTLE_ENDIAN),
+    ] {
+        let file = files_below(&images, &format!("{prefix}.{instance}.dcm")).remove(0);
+        let file = file.to_str().unwrap();
+        let found = run_tool("dcmftest", &[file]);
+        assert_eq!(String::from_utf8_lossy(&found.stdout).trim(), format!("yes: {file}"));
+        let dump = run_tool("dcmdump", &["-Un", file]);
+        let dump = String::from_utf8_lossy(&dump.stdout).into_owned();
+        let value = |tag: &str| {
+            let line = dump.lines().find(|line| line.starts_with(&format!("({tag})")));
+            line.unwrap_or_else(|| panic!("no ({tag}):\n{dump}")).to_owned()
+        };
+        for (tag, expected) in [
+            ("0002,0001", "OB 00\\01".to_owned()),
+            ("0002,0002", format!("UI [{class}]")),
+            ("0002,0003", format!("UI [{instance}]")),
+            ("0002,0010", format!("UI [{transfer_syntax}]")),
+            ("0002,0012", format!("UI [{}]", identity::IMPLEMENTATION_CLASS)),
+            ("0002,0013", format!("SH [{}]", identity::IMPLEMENTATION_VERSION)),
+            ("0002,0016", "AE [LINAC 7]".to_owned()),
+            ("0008,0016", format!("UI [{class}]")),
+            ("0008,0018", format!("UI [{instance}]")),
+        ] {
+            assert!(value(tag).contains(&expected), "{expected} expected: {}", value(tag));
+        }
+    }
 }
 
 #[test]
