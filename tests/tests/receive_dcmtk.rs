@@ -15,11 +15,15 @@ use tests::peers::{Destination, PeerArchive, Storescp, require, run_tool, tool};
 
 /// Images of one session.
 fn write_images(directory: &Path, count: u32) -> Vec<PathBuf> {
+    write_images_of(directory, count, 80)
+}
+
+fn write_images_of(directory: &Path, count: u32, columns: u16) -> Vec<PathBuf> {
     let image = |n: u32| RtImage {
         sop_instance_uid: uid(&[1, 1, n]),
         instance_number: n,
-        rows: 96,
-        columns: 80,
+        rows: 96.max(columns),
+        columns,
         ..RtImage::default()
     };
     (1..=count).map(|n| image(n).write(directory)).collect()
@@ -276,13 +280,21 @@ fn movescu_makes_dcmqrscp_store_at_the_node() {
     assert_eq!(received.keys().collect::<Vec<_>>(), data_sets(&files).keys().collect::<Vec<_>>());
 }
 
+/// The most that a process ever had in memory, in bytes. Source: proc(5), `VmHWM`.
+#[cfg(target_os = "linux")]
+fn peak_memory(id: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() << 10
+}
+
 #[test]
 fn eight_senders_at_once_lose_nothing() {
     if require("DCMTK's storescu", tool("storescu")).is_none() {
         return;
     }
     let source = tempfile::tempdir().unwrap();
-    let files = write_images(source.path(), 80);
+    let files = write_images_of(source.path(), 80, 512);
     let root = tempfile::tempdir().unwrap();
     let node = Node::start(root.path(), &[]);
     let port = node.port();
@@ -295,5 +307,10 @@ fn eight_senders_at_once_lose_nothing() {
     assert_eq!(data_sets(&files_below(&root.path().join("images"), ".dcm")).len(), 80);
     let catalog = Catalog::open_readonly(&root.path().join("images")).unwrap();
     assert_eq!(catalog.sessions(&SessionFilter::default()).unwrap()[0].images, 80);
+    #[cfg(target_os = "linux")]
+    {
+        let peak = peak_memory(node.id());
+        assert!(peak < 64 << 20, "{peak} bytes at most were resident");
+    }
     assert!(node.terminate().success(), "a stop in order is no failure");
 }
