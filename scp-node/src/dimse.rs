@@ -2,6 +2,7 @@
 
 pub mod command;
 pub mod identifier;
+pub mod identity;
 pub mod message;
 pub mod status;
 

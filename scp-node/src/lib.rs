@@ -1,7 +1,8 @@
-//! DICOM node for the medical physicist: receives, asks, fetches and files RT Images.
+//! The node of the medical physicist: receives, asks for, fetches and files RT Images over DICOM, listens to linacs over iCom, collects
+//! their TRF log files, runs the site's commands when something came, and shows on a page how all of it is.
 //!
 //! Without the `server` feature this is the library that qatrack-ext links: settings, catalog, archive queries, the
-//! receiver. With it come the command line, the demo and its simulated archive.
+//! receiver, hooks, iCom. With it come the command line, the log files, the pages, the demo and its simulated archive.
 
 #[cfg(feature = "server")]
 pub mod cli;

@@ -3,9 +3,17 @@
 #![cfg(feature = "server")]
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
 
+#[expect(
+    dead_code,
+    unreachable_pub,
+    reason = "ports and waits of the tests' peers; the peers are not used here"
+)]
+#[path = "../../tests/src/peers/process.rs"]
+mod process;
+
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use dicom_dictionary_std::tags;
 use scp_node::demo::{AriaOptions, Faults, GeneratedPatient, PatientOptions, SimulatedAria};
@@ -22,14 +30,14 @@ impl Site {
     fn start() -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = process::free_port();
         let patient = GeneratedPatient::winston_lutz(&PatientOptions::small());
         let options = AriaOptions::new(patient.instances, "SCP_NODE", ([127, 0, 0, 1], port).into()).unwrap();
         let aria = runtime.block_on(SimulatedAria::start(options)).unwrap();
         let directory = tempfile::tempdir().unwrap();
         let config = directory.path().join("config.toml");
         let text = format!(
-            "[node]\nbind = '127.0.0.1'\nport = {port}\n[images]\nroot = '{}'\n\
+            "[node]\nbind = '127.0.0.1'\nport = {port}\n[web]\nbind = ''\n[images]\nroot = '{}'\n\
              [[archive]]\nname = 'aria'\nae_title = 'ARIA_DB'\nhost = '127.0.0.1'\nport = {}\n",
             directory.path().join("images").display(),
             aria.address().port()
@@ -131,14 +139,10 @@ fn fetch_uses_the_service_when_it_runs() {
     let site = Site::start();
     let mut service = site.command(&["serve"]);
     let mut service = service.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while std::net::TcpStream::connect(("127.0.0.1", site.port)).is_err() {
-        assert!(
-            Instant::now() < deadline && service.try_wait().unwrap().is_none(),
-            "the service does not listen"
-        );
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    process::until("the service listens", Duration::from_secs(30), || {
+        assert!(service.try_wait().unwrap().is_none(), "the service ended");
+        std::net::TcpStream::connect(("127.0.0.1", site.port)).is_ok()
+    });
     let (code, out, err) = site.fetch(&[]);
     let still_there = service.try_wait().unwrap().is_none();
     service.kill().unwrap();

@@ -7,12 +7,12 @@ mod made;
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use chrono::NaiveDate;
 use scp_node::demo::{AriaOptions, GeneratedPatient, PatientOptions, SimulatedAria};
 use tests::node::{files_below, node_binary};
-use tests::peers::{free_port, peer_python, require};
+use tests::peers::{free_port, peer_python, require, until};
 
 /// Commands that other programs of the project run, and which.
 const ELSEWHERE: &[(&str, &str)] = &[
@@ -112,11 +112,9 @@ fn emulates(config: &Path, arguments: &str) -> Child {
 /// Records what the emulated linac does, and ends in order.
 fn listens(mut command: Command, directory: &Path) {
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while files_below(&directory.join("icom/patients"), ".xz").len() < 2 {
-        assert!(Instant::now() < deadline, "two patients were not recorded");
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    until("two patients are recorded", Duration::from_secs(60), || {
+        files_below(&directory.join("icom/patients"), ".xz").len() >= 2
+    });
     if cfg!(unix) {
         assert!(Command::new("kill").arg(child.id().to_string()).status().unwrap().success());
         assert!(child.wait().unwrap().success());
@@ -138,7 +136,7 @@ fn every_command_of_the_readme_works_as_it_stands_there() {
     let config = directory.path().join("site.toml");
     let root = directory.path().join("images");
     let text = format!(
-        "[node]\nbind = '127.0.0.1'\nport = {port}\n[images]\nroot = '{}'\nkeep_free_bytes = 0\n\
+        "[node]\nbind = '127.0.0.1'\nport = {port}\n[web]\nbind = ''\n[images]\nroot = '{}'\nkeep_free_bytes = 0\n\
          [[archive]]\nname = 'aria'\nae_title = 'ARIA_DB'\nhost = '127.0.0.1'\nport = {}\n\
          [trf]\nroot = '{}'\nkeep_free_bytes = 0\nsync_at = []\n\
          [[site]]\nname = 'main'\n[[site.linac]]\nname = '4299'\nnss_path = '{}'\n",

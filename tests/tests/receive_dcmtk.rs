@@ -5,6 +5,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use dicom_dictionary_std::uids;
+use scp_node::dimse::identity;
 use scp_node::images::{Catalog, SessionFilter};
 use sha2::Digest;
 use tests::node::{NODE_AE, Node, data_set_of, files_below};
@@ -13,11 +15,15 @@ use tests::peers::{Destination, PeerArchive, Storescp, require, run_tool, tool};
 
 /// Images of one session.
 fn write_images(directory: &Path, count: u32) -> Vec<PathBuf> {
+    write_images_of(directory, count, 80)
+}
+
+fn write_images_of(directory: &Path, count: u32, columns: u16) -> Vec<PathBuf> {
     let image = |n: u32| RtImage {
         sop_instance_uid: uid(&[1, 1, n]),
         instance_number: n,
-        rows: 96,
-        columns: 80,
+        rows: 96.max(columns),
+        columns,
         ..RtImage::default()
     };
     (1..=count).map(|n| image(n).write(directory)).collect()
@@ -135,6 +141,16 @@ fn compressed_transfer_syntaxes_are_kept_as_they_are() {
     }
 }
 
+/// What a file that is written anew, or replaced by another, does not keep: when it was written, and its inode where it has one.
+fn written(path: &Path) -> (std::time::SystemTime, u64) {
+    let file = path.metadata().unwrap();
+    #[cfg(unix)]
+    let inode = std::os::unix::fs::MetadataExt::ino(&file);
+    #[cfg(not(unix))]
+    let inode = 0;
+    (file.modified().unwrap(), inode)
+}
+
 #[test]
 fn the_same_image_again_is_success_and_another_under_its_uid_is_kept_beside() {
     if require("DCMTK's storescu", tool("storescu")).is_none() {
@@ -148,10 +164,10 @@ fn the_same_image_again_is_success_and_another_under_its_uid_is_kept_beside() {
     store(&node.port(), NODE_AE, &[], &first);
     let filed = files_below(&images, ".dcm");
     let before = data_sets(&filed);
-    let written = filed[0].metadata().unwrap().modified().unwrap();
+    let before_again = written(&filed[0]);
     store(&node.port(), NODE_AE, &[], &first);
     assert_eq!(files_below(&images, ".dcm"), filed);
-    assert_eq!(filed[0].metadata().unwrap().modified().unwrap(), written, "rewritten");
+    assert_eq!(written(&filed[0]), before_again, "rewritten");
     let other = tempfile::tempdir().unwrap();
     let changed = RtImage {
         sop_instance_uid: uid(&[1, 1, 1]),
@@ -160,6 +176,7 @@ fn the_same_image_again_is_success_and_another_under_its_uid_is_kept_beside() {
         columns: 80,
         ..RtImage::default()
     };
+    let changed_patient = changed.patient_id.clone();
     let changed = vec![changed.write(other.path())];
     store(&node.port(), NODE_AE, &[], &changed);
     let catalog = Catalog::open_readonly(&images).unwrap();
@@ -167,9 +184,64 @@ fn the_same_image_again_is_success_and_another_under_its_uid_is_kept_beside() {
     assert_eq!(kept.len(), 1);
     // Both are there: the first in its place, the second beside.
     assert_eq!(data_sets(&filed), before);
+    assert_eq!(written(&filed[0]), before_again, "rewritten");
     let second = dicom_object::open_file(&kept[0].1).unwrap();
     let gantry = second.element(dicom_dictionary_std::tags::GANTRY_ANGLE).unwrap().to_str().unwrap();
     assert_eq!(gantry.trim(), "123");
+    // Told once, with the instance and the file beside, and without the patient.
+    let log = node.log();
+    let told: Vec<&str> = log.lines().filter(|line| line.contains("came again with other bytes")).collect();
+    assert_eq!(told.len(), 1, "{log}");
+    let name = kept[0].1.file_name().unwrap().to_str().unwrap();
+    assert!(
+        told[0].contains("WARN") && told[0].contains(&kept[0].0) && told[0].contains(name),
+        "{}",
+        told[0]
+    );
+    assert!(!log.contains(&changed_patient), "{log}");
+}
+
+#[test]
+fn the_file_meta_information_is_what_dcmtk_expects_of_a_part_10_file() {
+    if require("DCMTK's dcmftest", tool("dcmftest")).is_none() {
+        return;
+    }
+    let source = tempfile::tempdir().unwrap();
+    let (image, plan) = (RtImage::default(), RtPlan::default());
+    let root = tempfile::tempdir().unwrap();
+    let node = Node::start(root.path(), &[]);
+    let explicit = convert(&[plan.write(source.path())], "dcmconv", &["+te"]);
+    store(&node.port(), NODE_AE, &["-aet", "LINAC 7", "-xi"], &[image.write(source.path())]);
+    store(&node.port(), NODE_AE, &["-aet", "LINAC 7", "-xe"], &explicit);
+    let images = root.path().join("images");
+    for (prefix, class, instance, transfer_syntax) in [
+        ("RI", uids::RT_IMAGE_STORAGE, &image.sop_instance_uid, uids::IMPLICIT_VR_LITTLE_ENDIAN),
+        ("RP", uids::RT_PLAN_STORAGE, &plan.sop_instance_uid, uids::EXPLICIT_VR_LITTLE_ENDIAN),
+    ] {
+        let file = files_below(&images, &format!("{prefix}.{instance}.dcm")).remove(0);
+        let file = file.to_str().unwrap();
+        let found = run_tool("dcmftest", &[file]);
+        assert_eq!(String::from_utf8_lossy(&found.stdout).trim(), format!("yes: {file}"));
+        let dump = run_tool("dcmdump", &["-Un", file]);
+        let dump = String::from_utf8_lossy(&dump.stdout).into_owned();
+        let value = |tag: &str| {
+            let line = dump.lines().find(|line| line.starts_with(&format!("({tag})")));
+            line.unwrap_or_else(|| panic!("no ({tag}):\n{dump}")).to_owned()
+        };
+        for (tag, expected) in [
+            ("0002,0001", "OB 00\\01".to_owned()),
+            ("0002,0002", format!("UI [{class}]")),
+            ("0002,0003", format!("UI [{instance}]")),
+            ("0002,0010", format!("UI [{transfer_syntax}]")),
+            ("0002,0012", format!("UI [{}]", identity::IMPLEMENTATION_CLASS)),
+            ("0002,0013", format!("SH [{}]", identity::IMPLEMENTATION_VERSION)),
+            ("0002,0016", "AE [LINAC 7]".to_owned()),
+            ("0008,0016", format!("UI [{class}]")),
+            ("0008,0018", format!("UI [{instance}]")),
+        ] {
+            assert!(value(tag).contains(&expected), "{expected} expected: {}", value(tag));
+        }
+    }
 }
 
 #[test]
@@ -208,13 +280,21 @@ fn movescu_makes_dcmqrscp_store_at_the_node() {
     assert_eq!(received.keys().collect::<Vec<_>>(), data_sets(&files).keys().collect::<Vec<_>>());
 }
 
+/// The most that a process ever had in memory, in bytes. Source: proc(5), `VmHWM`.
+#[cfg(target_os = "linux")]
+fn peak_memory(id: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() << 10
+}
+
 #[test]
 fn eight_senders_at_once_lose_nothing() {
     if require("DCMTK's storescu", tool("storescu")).is_none() {
         return;
     }
     let source = tempfile::tempdir().unwrap();
-    let files = write_images(source.path(), 80);
+    let files = write_images_of(source.path(), 80, 512);
     let root = tempfile::tempdir().unwrap();
     let node = Node::start(root.path(), &[]);
     let port = node.port();
@@ -227,5 +307,10 @@ fn eight_senders_at_once_lose_nothing() {
     assert_eq!(data_sets(&files_below(&root.path().join("images"), ".dcm")).len(), 80);
     let catalog = Catalog::open_readonly(&root.path().join("images")).unwrap();
     assert_eq!(catalog.sessions(&SessionFilter::default()).unwrap()[0].images, 80);
+    #[cfg(target_os = "linux")]
+    {
+        let peak = peak_memory(node.id());
+        assert!(peak < 64 << 20, "{peak} bytes at most were resident");
+    }
     assert!(node.terminate().success(), "a stop in order is no failure");
 }

@@ -364,6 +364,8 @@ fn the_service_syncs_by_itself_and_a_mosaiq_that_is_down_keeps_neither_dicom_nor
             "node.port=0",
             "--set",
             "images.keep_free_bytes=0",
+            "--set",
+            "web.bind=",
         ]);
         command.args([
             "--set",

@@ -13,6 +13,7 @@ use dicom_object::mem::InMemElement;
 use super::faults::Faults;
 use super::patient::Instance;
 use crate::dimse::Status;
+use crate::names::fits;
 
 /// Query/retrieve level.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -172,8 +173,8 @@ fn matches(value: Option<&InMemElement>, key: &InMemElement) -> bool {
     match key.vr() {
         VR::UI => wanted.split('\\').any(|uid| uid.trim_end_matches(['\0', ' ']) == value),
         VR::DA | VR::TM | VR::DT => in_range(&value, &wanted),
-        // Aria takes a multi-valued key such as ImageType as one value.
-        _ => wildcard(wanted.as_bytes(), value.as_bytes()),
+        // Wildcards: PS3.4 §C.2.2.2.4. Aria takes a multi-valued key such as ImageType as one value.
+        _ => fits(&wanted, &value),
     }
 }
 
@@ -184,19 +185,6 @@ fn in_range(value: &str, wanted: &str) -> bool {
         Some((from, to)) => {
             !value.is_empty() && (from.is_empty() || value >= from) && (to.is_empty() || value <= to)
         }
-    }
-}
-
-/// `*` and `?`. Source: PS3.4 §C.2.2.2.4.
-fn wildcard(pattern: &[u8], value: &[u8]) -> bool {
-    match (pattern.split_first(), value.split_first()) {
-        (None, None) => true,
-        (Some((b'*', rest)), _) => {
-            wildcard(rest, value) || value.split_first().is_some_and(|(_, tail)| wildcard(pattern, tail))
-        }
-        (Some((b'?', rest)), Some((_, tail))) => wildcard(rest, tail),
-        (Some((p, rest)), Some((v, tail))) => p == v && wildcard(rest, tail),
-        _ => false,
     }
 }
 
@@ -284,14 +272,9 @@ mod tests {
 
     #[test]
     fn wildcards_and_lists_match_as_the_standard_says() {
-        for (pattern, value, expected) in [
-            ("WL*", "WL_10MV", true),
-            ("*MV", "WL_10MV", true),
-            ("W?_*", "WL_10MV", true),
-            ("WL", "WL_10MV", false),
-            ("*", "", true),
-        ] {
-            assert_eq!(wildcard(pattern.as_bytes(), value.as_bytes()), expected, "{pattern} {value}");
+        let of_label = |label: &str| ask(&query("IMAGE", &[(tags::RT_PLAN_LABEL, VR::SH, label)])).len();
+        for (pattern, plans) in [("WL*", 3), ("*MV", 2), ("W?_6*", 1), ("WL", 0)] {
+            assert_eq!(of_label(pattern), plans, "{pattern}");
         }
         let patient = GeneratedPatient::winston_lutz(&PatientOptions::small());
         let two = format!(

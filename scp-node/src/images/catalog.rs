@@ -27,7 +27,7 @@ const BUSY_PAUSE: Duration = Duration::from_millis(5);
 /// One connection to the catalog of one root.
 #[derive(Debug)]
 pub struct Catalog {
-    pub(super) connection: Connection,
+    connection: Connection,
     root: PathBuf,
     path: PathBuf,
 }
@@ -162,7 +162,7 @@ impl Catalog {
                     let (directory, file): (String, String) = (row.get(0)?, row.get(1)?);
                     Ok(Entered {
                         path: self.root.join(layout::native(&directory)).join(file),
-                        bytes: row.get::<_, i64>(2)? as u64,
+                        bytes: row.get::<_, i64>(2)?.max(0) as u64,
                         transfer_syntax_uid: row.get(3)?,
                     })
                 })
@@ -416,7 +416,7 @@ impl Catalog {
         Ok(())
     }
 
-    /// The connection, for tables that other rooms added by a migration of their own.
+    /// The connection, for the statements of other files and rooms; all tables are in `schema.rs`.
     pub(crate) fn connection(&self) -> &Connection {
         &self.connection
     }

@@ -9,13 +9,14 @@ use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError, mpsc};
 
+use rusqlite::ffi;
 use tokio::sync::broadcast;
 
 use super::catalog::Catalog;
 use super::filing::{self, Filed, Received};
 use super::layout;
 use super::reindex;
-use super::store::{Arrived, Refusal};
+use super::store::{Arrived, Refusal, storage_fault};
 use crate::error::{Error, Result};
 
 /// Most objects in one commit. Justification: bounds how long the first of them waits.
@@ -161,11 +162,10 @@ fn commit(catalog: &mut Catalog, batch: Vec<Job>, full: bool, arrived: &broadcas
 }
 
 fn refusal(root: &Path, error: &Error) -> Refusal {
-    let full = |kind| matches!(kind, std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded);
     match error {
-        Error::Io { source, .. } if full(source.kind()) => Refusal::OutOfResources(source.to_string()),
-        Error::Catalog { source: rusqlite::Error::SqliteFailure(e, _), .. }
-            if e.code == rusqlite::ErrorCode::DiskFull =>
+        Error::Io { path, source } => storage_fault(&layout::for_log(root, path), same_kind(source)),
+        Error::Catalog { source, .. }
+            if source.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull) =>
         {
             Refusal::OutOfResources("the catalog's disk is full".into())
         }
@@ -176,11 +176,20 @@ fn refusal(root: &Path, error: &Error) -> Refusal {
 /// One error may concern a whole batch, so it is copied by its kind; for logs, so without what its path tells of a patient.
 fn copy(root: &Path, error: &Error) -> Error {
     match error {
-        Error::Io { path, source } => {
-            Error::io(layout::for_log(root, path))(std::io::Error::new(source.kind(), source.to_string()))
+        Error::Io { path, source } => Error::io(layout::for_log(root, path))(same_kind(source)),
+        Error::Catalog { path, source } => {
+            // What is no failure of SQLite's, such as a value of another type, has its text only.
+            let code = source.sqlite_error().copied().unwrap_or_else(|| ffi::Error::new(ffi::SQLITE_ERROR));
+            let source = rusqlite::Error::SqliteFailure(code, Some(source.to_string()));
+            Error::Catalog { path: path.clone(), source }
         }
+        Error::Cancelled => Error::Cancelled,
         other => Error::Misuse { what: other.to_string(), hint: other.hint() },
     }
+}
+
+fn same_kind(error: &std::io::Error) -> std::io::Error {
+    std::io::Error::new(error.kind(), error.to_string())
 }
 
 #[cfg(test)]
@@ -195,7 +204,7 @@ mod tests {
     use crate::images::walk::{Path as At, Syntax};
     use crate::names::Uid;
 
-    const IMPLICIT: &str = "1.2.840.10008.1.2";
+    const IMPLICIT: &str = dicom_dictionary_std::uids::IMPLICIT_VR_LITTLE_ENDIAN;
 
     /// A whole object in a temporary file, as an association hands it over.
     fn received(root: &Path, class: &str, uid: &str, values: &[(u32, u32, &str)]) -> Received {
@@ -287,7 +296,7 @@ mod tests {
         let limit = |pages: u32| {
             let catalog = committer.catalog.lock().unwrap();
             let set = format!("PRAGMA max_page_count = {pages}");
-            catalog.as_ref().unwrap().connection.query_row(&set, [], |_| Ok(())).unwrap();
+            catalog.as_ref().unwrap().connection().query_row(&set, [], |_| Ok(())).unwrap();
         };
         // No less than there are.
         limit(1);
@@ -300,6 +309,31 @@ mod tests {
         assert_eq!(incoming.count(), BATCH_MAX, "what was moved already is taken back");
         limit(u32::MAX - 1);
         assert!(together(&committer, objects()).iter().all(Result::is_ok));
+    }
+
+    #[test]
+    fn a_commits_error_keeps_its_blame_and_tells_no_patient() {
+        let root = Path::new("/images");
+        let failed = |code| Error::Catalog {
+            path: root.join("_catalog/catalog.sqlite"),
+            source: rusqlite::Error::SqliteFailure(ffi::Error::new(code), Some("what it said".into())),
+        };
+        let refused = refusal(root, &failed(ffi::SQLITE_CORRUPT));
+        let Refusal::Fault(copied @ Error::Catalog { .. }) = &refused else { panic!("{refused:?}") };
+        let original = failed(ffi::SQLITE_CORRUPT);
+        assert_eq!(
+            (copied.to_string(), copied.hint(), copied.kind()),
+            (original.to_string(), original.hint(), original.kind())
+        );
+        assert!(matches!(refusal(root, &failed(ffi::SQLITE_FULL)), Refusal::OutOfResources(_)));
+        use std::io::ErrorKind::{FileTooLarge, PermissionDenied, QuotaExceeded, StorageFull};
+        for (kind, is_full) in
+            [(StorageFull, true), (QuotaExceeded, true), (FileTooLarge, true), (PermissionDenied, false)]
+        {
+            let refused = refusal(root, &Error::io(root.join("PATIENT/WL"))(kind.into()));
+            assert_eq!(matches!(refused, Refusal::OutOfResources(_)), is_full, "{kind}: {refused:?}");
+            assert!(!refused.to_string().contains("PATIENT"), "{refused}");
+        }
     }
 
     #[test]

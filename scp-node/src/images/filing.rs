@@ -109,7 +109,7 @@ pub(super) fn file(catalog: &Catalog, received: &Received, moves: &mut Moves) ->
 /// Removes the row of a session that got no object after all.
 fn forget_if_empty(catalog: &Catalog, session: i64) -> Result<()> {
     catalog
-        .connection
+        .connection()
         .execute(
             "DELETE FROM sessions WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM instances WHERE session_id = ?1)",
             [session],
@@ -140,7 +140,7 @@ fn prefix(head: &Head) -> &'static str {
 /// Removes the row of an instance whose file is not what it was, and that of its session when it was the last one.
 pub(super) fn forget(catalog: &Catalog, uid: &Uid) -> Result<()> {
     let forget = || {
-        let c = &catalog.connection;
+        let c = &catalog.connection();
         let session = c
             .prepare_cached("DELETE FROM instances WHERE sop_instance_uid = ?1 RETURNING session_id")?
             .query_row([uid.as_str()], |row| row.get(0))
@@ -173,7 +173,7 @@ fn place(catalog: &Catalog, received: &Received, at: Option<&Path>) -> Result<Pl
     let date = head.date.filter(|_| !is_plan).map(|d| d.to_string()).unwrap_or_default();
     let acquired = head.acquired().filter(|_| !is_plan).map(|t| t.format(TIME_FORMAT).to_string());
     let known = catalog
-        .connection
+        .connection()
         .prepare_cached(
             "SELECT id, directory, acquired, plan_label IS NOT NULL FROM sessions
              WHERE patient_id = ?1 AND plan_uid = ?2 AND series_uid = ?3 AND date = ?4 AND kind = ?5",
@@ -191,7 +191,7 @@ fn place(catalog: &Catalog, received: &Received, at: Option<&Path>) -> Result<Pl
         // A session begins with its first image, which need not come first.
         if acquired.is_some() && (began.is_none() || acquired < began) {
             catalog
-                .connection
+                .connection()
                 .prepare_cached("UPDATE sessions SET acquired = ?2 WHERE id = ?1")
                 .and_then(|mut s| s.execute(params![place.session, acquired]))
                 .map_err(|e| catalog.error(e))?;
@@ -210,7 +210,7 @@ fn place(catalog: &Catalog, received: &Received, at: Option<&Path>) -> Result<Pl
         None => free_directory(catalog, head, label.as_deref())?,
     };
     catalog
-        .connection
+        .connection()
         .prepare_cached(
             "INSERT INTO sessions (kind, patient_id, plan_uid, plan_label, series_uid, date, acquired, directory)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
@@ -258,7 +258,7 @@ fn free_directory(catalog: &Catalog, head: &Head, label: Option<&str>) -> Result
 /// Whether another session than `own` has this directory.
 pub(super) fn is_taken(catalog: &Catalog, directory: &Path, own: Option<i64>) -> Result<bool> {
     catalog
-        .connection
+        .connection()
         .prepare_cached("SELECT 1 FROM sessions WHERE directory = ?1 AND id IS NOT ?2")
         .and_then(|mut s| s.exists(params![layout::slashed(directory), own]))
         .map_err(|e| catalog.error(e))
@@ -273,7 +273,7 @@ fn insert(catalog: &Catalog, received: &Received, session: i64) -> Result<()> {
     let head = &received.head;
     let spacing = head.pixel_spacing_mm;
     catalog
-        .connection
+        .connection()
         .prepare_cached(
             "INSERT INTO instances VALUES
              (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21)",
@@ -342,7 +342,7 @@ pub(super) fn enter_kept(catalog: &Catalog, uid: &Uid, path: &Path) -> Result<()
     let bytes = path.metadata().map_err(Error::io(path))?.len();
     let relative = path.strip_prefix(catalog.root()).unwrap_or(path);
     catalog
-        .connection
+        .connection()
         .execute(
             "REPLACE INTO kept VALUES (?1, ?2, ?3)",
             params![layout::slashed(relative), uid.as_str(), bytes as i64],

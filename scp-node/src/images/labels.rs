@@ -13,7 +13,7 @@ use super::catalog::Catalog;
 use super::filing::{Received, beside, is_taken};
 use super::layout::{self, SessionKey};
 use super::moves::Moves;
-use super::rows::{PlanRecord, TIME_FORMAT};
+use super::rows::{PlanRecord, TIME_FORMAT, time};
 use crate::error::{Error, Result};
 use crate::names::Uid;
 
@@ -42,7 +42,7 @@ fn learn(catalog: &Catalog, plan: &PlanRecord, moves: &mut Moves) -> Result<()> 
 /// Moves the sessions that wait for a label which is known by now.
 pub(super) fn resolve_all(catalog: &Catalog, moves: &mut Moves) -> Result<()> {
     let known = || -> rusqlite::Result<Vec<String>> {
-        let mut statement = catalog.connection.prepare(
+        let mut statement = catalog.connection().prepare(
             "SELECT DISTINCT s.plan_uid FROM sessions s JOIN plans p ON p.plan_uid = s.plan_uid
              WHERE s.plan_label IS NULL AND s.kind = 'images'",
         )?;
@@ -54,7 +54,7 @@ pub(super) fn resolve_all(catalog: &Catalog, moves: &mut Moves) -> Result<()> {
 
 pub(super) fn resolve_waiting(catalog: &Catalog, plan_uid: &Uid, moves: &mut Moves) -> Result<()> {
     let waiting = || -> rusqlite::Result<Vec<(i64, String)>> {
-        let mut statement = catalog.connection.prepare_cached(
+        let mut statement = catalog.connection().prepare_cached(
             "SELECT id, directory FROM sessions WHERE plan_uid = ?1 AND plan_label IS NULL AND kind = 'images'",
         )?;
         let rows = statement.query_map([plan_uid.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))?;
@@ -77,7 +77,7 @@ pub(super) fn resolve_waiting(catalog: &Catalog, plan_uid: &Uid, moves: &mut Mov
 
 pub(super) fn enter_plan(catalog: &Catalog, plan: &PlanRecord) -> Result<()> {
     catalog
-        .connection
+        .connection()
         .prepare_cached("REPLACE INTO plans VALUES (?1, ?2, ?3, ?4)")
         .and_then(|mut s| {
             s.execute(params![
@@ -109,22 +109,20 @@ fn note(root: &Path, plan: &PlanRecord) -> Result<()> {
 /// Renames a session's directory once its plan's label is known.
 fn resolve(catalog: &Catalog, plan: &PlanRecord, id: i64, directory: &str, moves: &mut Moves) -> Result<()> {
     let key = catalog
-        .connection
+        .connection()
         .query_row("SELECT patient_id, series_uid, date, acquired FROM sessions WHERE id = ?1", [id], |row| {
             let (date, acquired): (String, Option<String>) = (row.get(2)?, row.get(3)?);
             Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, date, acquired))
         })
         .map_err(|e| catalog.error(e))?;
     let (patient_id, series_uid, date, acquired) = key;
-    let acquired =
-        acquired.and_then(|t| chrono::NaiveDateTime::parse_from_str(&t, "%Y-%m-%dT%H:%M:%S%.f").ok());
     let mut new = SessionKey {
         patient_id: &patient_id,
         plan_uid: Some(&plan.plan_uid),
         plan_label: Some(&plan.label),
         series_uid: &series_uid,
         date: date.parse().ok(),
-        time: acquired.map(|t| t.time()),
+        time: time(acquired).map(|t| t.time()),
     }
     .directory();
     let (from, root) = (catalog.root().join(layout::native(directory)), catalog.root());
@@ -139,7 +137,7 @@ fn resolve(catalog: &Catalog, plan: &PlanRecord, id: i64, directory: &str, moves
         moves.rename_directory(&from, &to)?;
     }
     catalog
-        .connection
+        .connection()
         .execute(
             "UPDATE sessions SET directory = ?2, plan_label = ?3 WHERE id = ?1",
             params![id, layout::slashed(&new), plan.label],

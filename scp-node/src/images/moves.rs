@@ -120,7 +120,7 @@ impl Catalog {
 
     /// Runs `work` under the write lock, and undoes its moves and rows when it or the commit fails.
     pub(super) fn moving<T>(&mut self, work: impl FnOnce(&Self, &mut Moves) -> Result<T>) -> Result<T> {
-        if !self.connection.is_autocommit() {
+        if !self.connection().is_autocommit() {
             // A panic left one open.
             self.run("ROLLBACK")?;
         }
@@ -179,12 +179,12 @@ impl Catalog {
 
     /// Whether SQLite gave up the transaction that runs, as it may on a full disk. Source: sqlite.org/lang_transaction.html §3.
     pub(super) fn gave_up(&self) -> bool {
-        self.connection.is_autocommit()
+        self.connection().is_autocommit()
     }
 
     /// A statement without values that is needed again and again.
     fn run(&self, sql: &str) -> Result<()> {
-        let run = || self.connection.prepare_cached(sql)?.execute([]);
+        let run = || self.connection().prepare_cached(sql)?.execute([]);
         run().map(|_| ()).map_err(|e| self.error(e))
     }
 }

@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::Read;
+use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use dicom_object::FileMetaTable;
 
 use super::catalog::Catalog;
 use super::filing::{self, Received};
@@ -21,6 +23,8 @@ use crate::names::Uid;
 const OPEN_SINCE: &str = "open_since";
 /// How much earlier than that directories are looked at: clocks step back.
 const MARGIN: Duration = Duration::from_secs(3600);
+/// Bytes before `DICM`. Source: PS3.10 §7.1.
+const PREAMBLE: u64 = 128;
 
 /// What a reindex found.
 #[derive(Debug, Default, Clone, PartialEq, Eq, serde::Serialize)]
@@ -252,13 +256,13 @@ fn enter_plan_label(catalog: &Catalog, received: &Received) -> Result<()> {
     labels::enter_plan(catalog, &PlanRecord { plan_uid, patient_id, label, dated: received.head.plan_date })
 }
 
-/// Reads the head of an object on disk.
+/// Reads an object on disk to its end, of which its head is kept: a file that a power cut left half is no object.
 ///
 /// # Errors
-/// [`Error::Malformed`] when it is no DICOM file, or not the instance that its name says.
+/// [`Error::Malformed`] when it is no DICOM file, not whole, or not the instance that its name says.
 pub(super) fn read(path: &Path, uid: Uid) -> Result<Received> {
-    let malformed = |expected: &str, found: String| Error::Malformed {
-        section: "DICOM file",
+    let malformed = |section, expected: &str, found: String| Error::Malformed {
+        section,
         offset: None,
         expected: expected.into(),
         found,
@@ -266,12 +270,15 @@ pub(super) fn read(path: &Path, uid: Uid) -> Result<Received> {
     let mut file = File::open(path).map_err(Error::io(path))?;
     let bytes = file.metadata().map_err(Error::io(path))?.len();
     let offset = filing::data_set_offset(&mut file)
-        .ok_or_else(|| malformed("file meta information", "none".into()))?;
-    let meta = read_meta(path)?;
-    let syntax = Syntax::from_uid(&meta.1);
+        .ok_or_else(|| malformed("DICOM file", "file meta information", "none".into()))?;
+    file.seek(SeekFrom::Start(PREAMBLE)).map_err(Error::io(path))?;
+    let meta = FileMetaTable::from_reader(BufReader::new(&file))
+        .map_err(|e| malformed("file meta information", "group 0002", e.to_string()))?;
+    let text = |uid: &str| uid.trim_end_matches(['\0', ' ']).to_owned();
+    let transfer_syntax_uid = text(&meta.transfer_syntax);
+    let syntax = Syntax::from_uid(&transfer_syntax_uid);
     let mut walker = Walker::new(syntax, head::wanted);
-    use std::io::Seek;
-    file.seek(std::io::SeekFrom::Start(offset)).map_err(Error::io(path))?;
+    file.seek(SeekFrom::Start(offset)).map_err(Error::io(path))?;
     let mut buffer = vec![0; 256 * 1024];
     loop {
         let n = file.read(&mut buffer).map_err(Error::io(path))?;
@@ -282,33 +289,17 @@ pub(super) fn read(path: &Path, uid: Uid) -> Result<Received> {
     }
     let head = Head::new(&walker.finish()?, syntax);
     if head.sop_instance_uid.as_deref() != Some(uid.as_str()) {
-        return Err(malformed(&format!("SOP Instance UID {uid}"), "another".into()));
+        return Err(malformed("DICOM file", &format!("SOP Instance UID {uid}"), "another".into()));
     }
     Ok(Received {
         file: path.into(),
         bytes,
         data_set_offset: offset,
-        transfer_syntax_uid: meta.1,
-        sop_class_uid: meta.0,
+        transfer_syntax_uid,
+        sop_class_uid: text(&meta.media_storage_sop_class_uid),
         sop_instance_uid: uid,
         head,
     })
-}
-
-/// SOP class and transfer syntax of the file meta information.
-fn read_meta(path: &Path) -> Result<(String, String)> {
-    let file = File::open(path).map_err(Error::io(path))?;
-    let mut reader = std::io::BufReader::new(file);
-    let mut preamble = [0; 128];
-    reader.read_exact(&mut preamble).map_err(Error::io(path))?;
-    let meta = dicom_object::FileMetaTable::from_reader(reader).map_err(|e| Error::Malformed {
-        section: "file meta information",
-        offset: None,
-        expected: "group 0002".into(),
-        found: e.to_string(),
-    })?;
-    let text = |t: &str| t.trim_end_matches(['\0', ' ']).to_owned();
-    Ok((text(&meta.media_storage_sop_class_uid), text(&meta.transfer_syntax)))
 }
 
 /// Directories that hold objects and changed since then, or whose names hold one of `moved`; those of plans first, since they

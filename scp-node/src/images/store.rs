@@ -19,6 +19,7 @@ use super::moves::Moves;
 use super::reindex;
 use super::spool::{Blocks, Spool};
 use super::walk::{Syntax, Walker};
+use crate::dimse::identity::{IMPLEMENTATION_CLASS, IMPLEMENTATION_VERSION};
 use crate::error::{Error, Result};
 use crate::names::{AeTitle, Uid, fits};
 use crate::settings::{Durability, ImageSettings};
@@ -380,6 +381,8 @@ fn file_meta(announced: &Announced, uid: &Uid) -> Result<Vec<u8>, Refusal> {
         .media_storage_sop_class_uid(&announced.sop_class_uid)
         .media_storage_sop_instance_uid(uid.as_str())
         .transfer_syntax(&announced.transfer_syntax_uid)
+        .implementation_class_uid(IMPLEMENTATION_CLASS)
+        .implementation_version_name(IMPLEMENTATION_VERSION)
         .source_application_entity_title(announced.calling_ae.as_str())
         .build();
     let fault = |e: String| {
@@ -398,7 +401,7 @@ fn file_meta(announced: &Announced, uid: &Uid) -> Result<Vec<u8>, Refusal> {
 }
 
 /// A full disk is the sender's business to retry; all else is ours.
-fn storage_fault(path: &Path, error: std::io::Error) -> Refusal {
+pub(super) fn storage_fault(path: &Path, error: std::io::Error) -> Refusal {
     use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
     match error.kind() {
         StorageFull | QuotaExceeded | FileTooLarge => Refusal::OutOfResources(error.to_string()),

@@ -12,7 +12,7 @@ use super::*;
 use crate::names::{AeTitle, Uid};
 use crate::settings::{Durability, ImageSettings};
 
-const IMPLICIT: &str = "1.2.840.10008.1.2";
+const IMPLICIT: &str = dicom_dictionary_std::uids::IMPLICIT_VR_LITTLE_ENDIAN;
 
 fn element(tag: u32, value: &str) -> Vec<u8> {
     let mut value = value.as_bytes().to_vec();

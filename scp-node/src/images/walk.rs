@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 
+use dicom_dictionary_std::uids;
 use flate2::{Decompress, FlushDecompress, Status as Inflate};
 
 use crate::error::{Error, Result};
@@ -47,12 +48,12 @@ impl Syntax {
     pub fn from_uid(uid: &str) -> Self {
         let little = Self { explicit_vr: true, big_endian: false, deflated: false };
         match uid {
-            "1.2.840.10008.1.2" => Self { explicit_vr: false, ..little },
+            uids::IMPLICIT_VR_LITTLE_ENDIAN => Self { explicit_vr: false, ..little },
             "1.2.840.10008.1.2.2" => Self { big_endian: true, ..little },
             // Deflated explicit VR, and JPIP referenced deflate.
-            "1.2.840.10008.1.2.1.99" | "1.2.840.10008.1.2.4.95" | "1.2.840.10008.1.2.4.205" => {
-                Self { deflated: true, ..little }
-            }
+            uids::DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN
+            | "1.2.840.10008.1.2.4.95"
+            | "1.2.840.10008.1.2.4.205" => Self { deflated: true, ..little },
             _ => little,
         }
     }
@@ -470,7 +471,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const IMPLICIT: &str = "1.2.840.10008.1.2";
+    const IMPLICIT: &str = uids::IMPLICIT_VR_LITTLE_ENDIAN;
     const EXPLICIT: &str = "1.2.840.10008.1.2.1";
     const BIG: &str = "1.2.840.10008.1.2.2";
     const JPEG: &str = "1.2.840.10008.1.2.4.50";

@@ -12,22 +12,17 @@ use dicom_ul::pdu::{
     PresentationContextResultReason, UserVariableItem,
 };
 
+use crate::dimse::identity::{APPLICATION_CONTEXT, IMPLEMENTATION_CLASS, IMPLEMENTATION_VERSION};
 use crate::images::head::{RT_IMAGE, RT_PLAN, RT_PLAN_VARIAN};
 use crate::names::{AeTitle, Uid, fits};
 use crate::settings::{NodeSettings, StorageClasses};
 
-/// PS3.7 §A.2.1.
-const APPLICATION_CONTEXT: &str = "1.2.840.10008.3.1.1.1";
 /// Root of the standard's transfer syntaxes. PS3.6 annex A.
 const STANDARD: &str = "1.2.840.10008.1.2";
 /// Explicit VR big endian, retired.
 const BIG_ENDIAN: &str = "1.2.840.10008.1.2.2";
 /// What an association uses when the requestor does not say. PS3.8 §D.1 has no default; dicom-ul's is 16 KiB.
 const PDU_LENGTH_UNSAID: u32 = 16 * 1024;
-/// Implementation class UID: the arc of UUID-derived UIDs, a number drawn once for this program. PS3.7 §D.3.3.2.
-const IMPLEMENTATION_CLASS: &str = "2.25.302457338405498262105671230541889713204";
-/// At most 16 characters. PS3.7 §D.3.3.2.4.
-const IMPLEMENTATION_VERSION: &str = concat!("SCP_NODE_", env!("CARGO_PKG_VERSION"));
 
 /// An association that was admitted.
 #[derive(Debug, Clone)]

@@ -17,19 +17,14 @@ use tokio::time::timeout;
 
 use super::explain;
 use crate::dimse::command::COMMAND_SET_MAX;
+use crate::dimse::identity::{APPLICATION_CONTEXT, IMPLEMENTATION_CLASS, IMPLEMENTATION_VERSION};
 use crate::dimse::{Command, Identifier, message};
 use crate::error::{Error, Result};
 use crate::names::AeTitle;
 use crate::scp::ack;
 
-/// PS3.7 §A.2.1.
-const APPLICATION_CONTEXT: &str = "1.2.840.10008.3.1.1.1";
 /// The one transfer syntax that every application entity must take. PS3.5 §10.1.
 const IMPLICIT_LE: &str = "1.2.840.10008.1.2";
-/// Implementation class UID: the arc of UUID-derived UIDs, a number drawn once for this program. PS3.7 §D.3.3.2.
-pub(super) const IMPLEMENTATION_CLASS: &str = "2.25.302457338405498262105671230541889713204";
-/// Implementation version name, at most 16 characters. PS3.7 §D.3.3.2.4.
-pub(super) const IMPLEMENTATION_VERSION: &str = concat!("SCP_NODE_", env!("CARGO_PKG_VERSION"));
 /// Longest PDU that we take. Justification: answers have a few hundred bytes; 64 KiB spares none of them a second PDU.
 const PDU_MAX: u32 = 64 * 1024;
 /// Longest data set of one answer. Justification: real answers stay below 4 KiB.

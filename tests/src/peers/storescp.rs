@@ -18,12 +18,8 @@ pub struct Storescp {
 }
 
 impl Storescp {
-    /// Starts it, keeping data sets bit by bit and taking every transfer syntax; `None` when it is not installed.
-    pub fn start() -> Option<Self> {
-        Self::start_preferring("+xa")
-    }
-
-    /// As [`Storescp::start`], with one of its `+x` options for the transfer syntax that it prefers.
+    /// Starts it, keeping data sets bit by bit, with one of its `+x` options for the transfer syntax that it prefers (`+xa` takes
+    /// every one); `None` when it is not installed.
     pub fn start_preferring(option: &str) -> Option<Self> {
         let program = require("DCMTK's storescp", tool("storescp"))?;
         let directory = tempfile::tempdir().unwrap();
