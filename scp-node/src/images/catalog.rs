@@ -399,12 +399,15 @@ impl Catalog {
             .optional()
     }
 
-    /// Sets a value of the `meta` table, and returns when it would survive a power cut.
-    pub(super) fn set_meta_durably(&self, key: &str, value: &str) -> rusqlite::Result<()> {
-        self.connection.pragma_update(None, "synchronous", "FULL")?;
-        let set = self.set_meta(key, Some(value));
-        self.connection.pragma_update(None, "synchronous", "NORMAL")?;
-        set
+    /// Runs `work`, whose commits would survive a power cut when it returns.
+    pub(super) fn durably<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        let set = |catalog: &Self, how: &str| {
+            catalog.connection.pragma_update(None, "synchronous", how).map_err(|e| catalog.error(e))
+        };
+        set(self, "FULL")?;
+        let done = work(self);
+        set(self, "NORMAL")?;
+        done
     }
 
     /// Sets or removes a value of the `meta` table.

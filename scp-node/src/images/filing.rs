@@ -78,7 +78,8 @@ pub(super) fn file(catalog: &Catalog, received: &Received, moves: &mut Moves) ->
         // The row goes too, and the object is filed anew.
         forget(catalog, &received.sop_instance_uid)?;
     }
-    let Place { session, directory: below, labelled } = place(catalog, received, None)?;
+    let Place { session, directory: below, labelled } =
+        place(catalog, received, known(catalog, received, moves)?, None)?;
     let directory = catalog.root().join(&below);
     let path = directory.join(layout::file_name(prefix(&received.head), &received.sop_instance_uid));
     // Not in the catalog, yet there: a crash left it, or a power cut half of it.
@@ -90,7 +91,7 @@ pub(super) fn file(catalog: &Catalog, received: &Received, moves: &mut Moves) ->
             moves.entry(&path);
         }
         Some(Ok(there)) => {
-            enter(catalog, &there, &below)?;
+            enter(catalog, &there, &below, moves)?;
             forget_if_empty(catalog, session)?;
             return keep(catalog, received, &path, moves);
         }
@@ -118,9 +119,19 @@ fn forget_if_empty(catalog: &Catalog, session: i64) -> Result<()> {
         .map_err(|e| catalog.error(e))
 }
 
-/// Enters an object that lies at its final place already: what a reindex does.
-pub(super) fn enter(catalog: &Catalog, received: &Received, directory: &Path) -> Result<()> {
-    let place = place(catalog, received, Some(directory))?;
+/// Enters an object that lies at its final place already: what a reindex does. Only where the others of its session lie in another
+/// directory it joins them, since the row of a session tells one.
+pub(super) fn enter(
+    catalog: &Catalog,
+    received: &Received,
+    directory: &Path,
+    moves: &mut Moves,
+) -> Result<()> {
+    let place = place(catalog, received, Key::of(received).find(catalog)?, Some(directory))?;
+    if place.directory != directory {
+        let name = layout::file_name(prefix(&received.head), &received.sop_instance_uid);
+        moves.rename(&received.file, &catalog.root().join(&place.directory).join(name))?;
+    }
     insert(catalog, received, place.session)
 }
 
@@ -162,31 +173,74 @@ struct Place {
     labelled: bool,
 }
 
+/// What makes two objects lie in one session.
+struct Key<'r> {
+    kind: &'static str,
+    patient_id: &'r str,
+    plan_uid: Option<&'r Uid>,
+    series: &'r str,
+    date: String,
+}
+
+/// A session that has a row, and when it began.
+type Known = Option<(Place, Option<String>)>;
+
+impl<'r> Key<'r> {
+    fn of(received: &'r Received) -> Self {
+        let head = &received.head;
+        let is_plan = head.is_plan();
+        Self {
+            kind: if is_plan { "plan" } else { "images" },
+            patient_id: &head.patient_id,
+            plan_uid: if is_plan { Some(&received.sop_instance_uid) } else { head.plan_uid.as_ref() },
+            series: head.series_uid.as_deref().unwrap_or_default(),
+            date: head.date.filter(|_| !is_plan).map(|d| d.to_string()).unwrap_or_default(),
+        }
+    }
+
+    /// The plan's UID as rows hold it.
+    fn plan(&self) -> &'r str {
+        self.plan_uid.map(Uid::as_str).unwrap_or_default()
+    }
+
+    fn find(&self, catalog: &Catalog) -> Result<Known> {
+        catalog
+            .connection
+            .prepare_cached(
+                "SELECT id, directory, acquired, plan_label IS NOT NULL FROM sessions
+                 WHERE patient_id = ?1 AND plan_uid = ?2 AND series_uid = ?3 AND date = ?4 AND kind = ?5",
+            )
+            .and_then(|mut s| {
+                s.query_row(params![self.patient_id, self.plan(), self.series, self.date, self.kind], |r| {
+                    let directory = layout::native(&r.get::<_, String>(1)?);
+                    let place = Place { session: r.get(0)?, directory, labelled: r.get(3)? };
+                    Ok((place, r.get::<_, Option<String>>(2)?))
+                })
+                .optional()
+            })
+            .map_err(|e| catalog.error(e))
+    }
+}
+
+/// The session that a new object joins, at its place: its directory may have been held when its plan's label was told, or
+/// renamed by a process that did not live to say so in the row.
+fn known(catalog: &Catalog, received: &Received, moves: &mut Moves) -> Result<Known> {
+    let key = Key::of(received);
+    match (key.find(catalog)?, key.plan_uid) {
+        (Some((Place { labelled: false, .. }, _)), Some(plan)) if catalog.plan(plan)?.is_some() => {
+            labels::resolve_waiting(catalog, plan, moves)?;
+            key.find(catalog)
+        }
+        (known, _) => Ok(known),
+    }
+}
+
 /// The session's row and its directory; made when it is new.
-fn place(catalog: &Catalog, received: &Received, at: Option<&Path>) -> Result<Place> {
+fn place(catalog: &Catalog, received: &Received, known: Known, at: Option<&Path>) -> Result<Place> {
     let head = &received.head;
     let is_plan = head.is_plan();
-    let kind = if is_plan { "plan" } else { "images" };
-    let plan_uid = if is_plan { Some(&received.sop_instance_uid) } else { head.plan_uid.as_ref() };
-    let plan = plan_uid.map(Uid::as_str).unwrap_or_default();
-    let series = head.series_uid.as_deref().unwrap_or_default();
-    let date = head.date.filter(|_| !is_plan).map(|d| d.to_string()).unwrap_or_default();
+    let key = Key::of(received);
     let acquired = head.acquired().filter(|_| !is_plan).map(|t| t.format(TIME_FORMAT).to_string());
-    let known = catalog
-        .connection
-        .prepare_cached(
-            "SELECT id, directory, acquired, plan_label IS NOT NULL FROM sessions
-             WHERE patient_id = ?1 AND plan_uid = ?2 AND series_uid = ?3 AND date = ?4 AND kind = ?5",
-        )
-        .and_then(|mut s| {
-            s.query_row(params![head.patient_id, plan, series, date, kind], |r| {
-                let directory = layout::native(&r.get::<_, String>(1)?);
-                let place = Place { session: r.get(0)?, directory, labelled: r.get(3)? };
-                Ok((place, r.get::<_, Option<String>>(2)?))
-            })
-            .optional()
-        })
-        .map_err(|e| catalog.error(e))?;
     if let Some((place, began)) = known {
         // A session begins with its first image, which need not come first.
         if acquired.is_some() && (began.is_none() || acquired < began) {
@@ -198,7 +252,7 @@ fn place(catalog: &Catalog, received: &Received, at: Option<&Path>) -> Result<Pl
         }
         return Ok(place);
     }
-    let label = match (is_plan, plan_uid, at) {
+    let label = match (is_plan, key.plan_uid, at) {
         (true, ..) => head.plan_label.clone(),
         (false, None, _) => None,
         (false, Some(uid), None) => catalog.plan(uid)?.map(|plan| plan.label),
@@ -216,7 +270,9 @@ fn place(catalog: &Catalog, received: &Received, at: Option<&Path>) -> Result<Pl
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
         )
         .and_then(|mut s| {
-            s.insert(params![kind, head.patient_id, plan, label, series, date, acquired, layout::slashed(&directory)])
+            let directory = layout::slashed(&directory);
+            let Key { kind, patient_id, series, ref date, .. } = key;
+            s.insert(params![kind, patient_id, key.plan(), label, series, date, acquired, directory])
         })
         .map(|session| Place { session, directory, labelled: label.is_some() })
         .map_err(|e| catalog.error(e))

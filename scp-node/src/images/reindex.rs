@@ -96,14 +96,22 @@ pub(super) fn before_receiving(catalog: &mut Catalog) -> Result<()> {
     let since = catalog.meta(OPEN_SINCE).map_err(|e| catalog.error(e))?;
     if since.is_none() {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let mark = |catalog: &mut Catalog| {
+            catalog.set_meta(OPEN_SINCE, Some(&now.to_string())).map_err(|e| catalog.error(e))
+        };
         // The commits that follow are not synced one by one; the one thing that a power cut must not take is this.
-        catalog.set_meta_durably(OPEN_SINCE, &now.to_string()).map_err(|e| catalog.error(e))?;
+        catalog.durably(mark)?;
     }
     let since = since.and_then(|s| s.parse().ok()).map(|s| UNIX_EPOCH + Duration::from_secs(s));
     let from = if catalog.is_empty()? {
         Some(UNIX_EPOCH)
+    } else if let Some(since) = since {
+        Some(since.checked_sub(MARGIN).unwrap_or(UNIX_EPOCH))
+    } else if labels::waits_elsewhere(catalog)? {
+        // Nobody says when; what it is called by says where.
+        Some(SystemTime::now())
     } else {
-        since.map(|since| since.checked_sub(MARGIN).unwrap_or(UNIX_EPOCH))
+        None
     };
     let found = catalog.moving(|catalog, moves| match from {
         Some(from) => enter_all(catalog, moves, from),
@@ -139,7 +147,7 @@ fn enter_all(catalog: &Catalog, moves: &mut Moves, since: SystemTime) -> Result<
     read_plan_notes(catalog)?;
     enter_kept(catalog)?;
     for directory in session_directories(catalog.root(), since, &moved)? {
-        enter_directory(catalog, &directory, &mut found)?;
+        enter_directory(catalog, &directory, &mut found, moves)?;
     }
     labels::resolve_all(catalog, moves)?;
     moves.sync()?;
@@ -155,25 +163,24 @@ pub(super) fn closed(catalog: &Catalog) -> Result<()> {
     close().map_err(|e| catalog.error(e))
 }
 
-/// Sessions whose directory was renamed just before a crash that the catalog did not live to see: their directory is gone.
-/// Their rows go, and the files are entered where they lie now; renaming a directory does not change its own time, so what
-/// its name holds of the series is returned.
+/// Sessions whose directory was renamed just before a crash that the catalog did not live to see: their files are gone, and
+/// their directory, unless a later image made it again. Their rows go, and the files are entered where they lie now; renaming a
+/// directory does not change its own time, so what its name holds of the series is returned.
 fn forget_moved(catalog: &Catalog) -> Result<BTreeSet<String>> {
-    let rows = || -> rusqlite::Result<Vec<(i64, String, String)>> {
-        let mut statement = catalog
-            .connection()
-            .prepare("SELECT id, directory, series_uid FROM sessions WHERE plan_label IS NULL AND plan_uid <> '' AND kind = 'images'")?;
-        let rows = statement.query_map([], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?;
+    let rows = || -> rusqlite::Result<Vec<(String, String)>> {
+        let mut statement = catalog.connection().prepare(
+            "SELECT i.sop_instance_uid, s.series_uid FROM sessions s JOIN instances i ON i.session_id = s.id
+             WHERE s.plan_label IS NULL AND s.plan_uid <> '' AND s.kind = 'images'",
+        )?;
+        let rows = statement.query_map([], |r| Ok((r.get(0)?, r.get(1)?)))?;
         rows.collect()
     };
     let mut moved = BTreeSet::new();
-    for (id, directory, series_uid) in rows().map_err(|e| catalog.error(e))? {
-        if !catalog.root().join(layout::native(&directory)).exists() {
-            let forget = || {
-                catalog.connection().execute("DELETE FROM instances WHERE session_id = ?1", [id])?;
-                catalog.connection().execute("DELETE FROM sessions WHERE id = ?1", [id])
-            };
-            forget().map_err(|e| catalog.error(e))?;
+    for (uid, series_uid) in rows().map_err(|e| catalog.error(e))? {
+        let Some(uid) = Uid::new(&uid) else { continue };
+        // What cannot be looked for is not gone.
+        if catalog.entered(&uid)?.is_some_and(|entered| !entered.is_there().unwrap_or(true)) {
+            filing::forget(catalog, &uid)?;
             moved.insert(layout::short_hash(&series_uid));
         }
     }
@@ -212,7 +219,7 @@ fn enter_kept(catalog: &Catalog) -> Result<()> {
     Ok(())
 }
 
-fn enter_directory(catalog: &Catalog, directory: &Path, found: &mut Found) -> Result<()> {
+fn enter_directory(catalog: &Catalog, directory: &Path, found: &mut Found, moves: &mut Moves) -> Result<()> {
     let root = catalog.root();
     let below = directory.strip_prefix(root).unwrap_or(directory);
     for path in files_of(directory)? {
@@ -231,7 +238,7 @@ fn enter_directory(catalog: &Catalog, directory: &Path, found: &mut Found) -> Re
                 if received.head.is_plan() {
                     enter_plan_label(catalog, &received)?;
                 }
-                filing::enter(catalog, &received, below)?;
+                filing::enter(catalog, &received, below, moves)?;
                 found.objects += 1;
             }
             Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}

@@ -74,6 +74,23 @@ fn a_session_renamed_just_before_a_crash_is_found_again() {
 }
 
 #[test]
+fn a_session_renamed_just_before_a_crash_is_found_again_when_its_directory_was_made_anew() {
+    let root = tempfile::tempdir().unwrap();
+    let s = open(root.path());
+    let Filed::New { path, .. } = store_image(&s, &IMAGE).unwrap() else { panic!("not new") };
+    store_image(&s, &Image { uid: "1.2.3.2", ..IMAGE }).unwrap();
+    crash(s, root.path(), |_| ());
+    let session = format!("070203_{}", layout::short_hash("1.2.5.1"));
+    let to = root.path().join("QA_WL/WL_10MV/2026-11-20").join(session);
+    std::fs::create_dir_all(&to).unwrap();
+    // The other one is still where it was.
+    let to = to.join("RI.1.2.3.1.dcm");
+    std::fs::rename(&path, &to).unwrap();
+    let _s = open(root.path());
+    assert_eq!(every_row_has_its_file(root.path()), 2);
+}
+
+#[test]
 fn a_plan_whose_images_still_wait_after_a_crash_tells_its_label_at_the_next_start() {
     let root = tempfile::tempdir().unwrap();
     let s = open(root.path());
