@@ -349,6 +349,27 @@ impl Catalog {
         Ok(sum.map_err(|e| self.error(e))?.max(0) as u64)
     }
 
+    /// As [`Catalog::total_bytes`], of the files that are there: asks the disk for each.
+    pub(super) fn bytes_on_disk(&self) -> Result<u64> {
+        let count = || -> rusqlite::Result<u64> {
+            let mut statement = self.connection.prepare(
+                "SELECT s.directory || '/' || i.file_name, i.bytes
+                 FROM instances i JOIN sessions s ON s.id = i.session_id UNION ALL SELECT path, bytes FROM kept",
+            )?;
+            let mut rows = statement.query([])?;
+            let mut total = 0;
+            while let Some(row) = rows.next()? {
+                let path = self.root.join(layout::native(&row.get::<_, String>(0)?));
+                // What cannot be looked for is not gone.
+                if path.try_exists().unwrap_or(true) {
+                    total += row.get::<_, i64>(1)?.max(0) as u64;
+                }
+            }
+            Ok(total)
+        };
+        count().map_err(|e| self.error(e))
+    }
+
     /// Whether nothing was ever filed, or all that it knew is lost.
     pub(super) fn is_empty(&self) -> Result<bool> {
         let empty = self.connection.query_row("SELECT NOT EXISTS (SELECT 1 FROM sessions)", [], |r| r.get(0));

@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 
 use super::catalog::Catalog;
 use super::head::{Head, RT_IMAGE};
+use super::held;
 use super::labels;
 use super::layout::{self, SessionKey};
 use super::moves::Moves;
@@ -69,7 +70,7 @@ pub(super) fn file(catalog: &Catalog, received: &Received, moves: &mut Moves) ->
             if !same_syntax || !same_data_set(received, path)? {
                 return keep(catalog, received, path, moves);
             }
-            std::fs::remove_file(&received.file).map_err(Error::io(&received.file))?;
+            discard(received);
             if received.head.is_plan() {
                 labels::resolve_waiting(catalog, &received.sop_instance_uid, moves)?;
             }
@@ -87,12 +88,13 @@ pub(super) fn file(catalog: &Catalog, received: &Received, moves: &mut Moves) ->
     let there = is_there.then(|| reindex::read(&path, received.sop_instance_uid.clone()));
     match there {
         Some(Ok(_)) if same_data_set(received, &path)? => {
-            std::fs::remove_file(&received.file).map_err(Error::io(&received.file))?;
-            moves.entry(&path);
+            discard(received);
+            moves.entries(catalog.root(), &path);
         }
         Some(Ok(there)) => {
             enter(catalog, &there, &below, moves)?;
             forget_if_empty(catalog, session)?;
+            moves.entries(catalog.root(), &path);
             return keep(catalog, received, &path, moves);
         }
         Some(Err(error @ Error::Io { .. })) => return Err(error),
@@ -366,13 +368,38 @@ fn insert(catalog: &Catalog, received: &Received, session: i64) -> Result<()> {
 /// Keeps an object whose UID another object has already: below `_kept`, in the same directories, named by its bytes.
 fn keep(catalog: &Catalog, received: &Received, there: &Path, moves: &mut Moves) -> Result<Filed> {
     let path = kept_path(catalog, there, &received.file)?;
-    if path.exists() {
-        std::fs::remove_file(&received.file).map_err(Error::io(&received.file))?;
+    if let Some(same) = kept_before(catalog, &received.sop_instance_uid, &path)? {
+        discard(received);
+        moves.entries(catalog.root(), &same);
         return Ok(Filed::Same);
     }
     moves.rename(&received.file, &path)?;
     enter_kept(catalog, &received.sop_instance_uid, &path)?;
     Ok(Filed::Kept { path })
+}
+
+/// Where these bytes are kept already; not where they would be now, when their session moved since.
+fn kept_before(catalog: &Catalog, uid: &Uid, path: &Path) -> Result<Option<PathBuf>> {
+    if path.exists() {
+        return Ok(Some(path.to_path_buf()));
+    }
+    let find = || -> rusqlite::Result<Vec<String>> {
+        let mut statement =
+            catalog.connection.prepare_cached("SELECT path FROM kept WHERE sop_instance_uid = ?1")?;
+        statement.query_map([uid.as_str()], |row| row.get(0))?.collect()
+    };
+    let kept = find().map_err(|e| catalog.error(e))?;
+    let mut kept = kept.iter().map(|path| catalog.root().join(layout::native(path)));
+    Ok(kept.find(|kept| kept.file_name() == path.file_name() && kept.exists()))
+}
+
+/// Removes the temporary file of an object whose bytes are there. One that cannot be removed is no fault of the object: the next start
+/// clears it.
+fn discard(received: &Received) {
+    if let Err(error) = held::remove(&received.file) {
+        let uid = &received.sop_instance_uid;
+        tracing::warn!(%uid, %error, "the temporary file of an instance that came again cannot be removed now");
+    }
 }
 
 /// Moves a file that is in the way, and cannot be what its name says, below `_kept`.

@@ -4,9 +4,7 @@
 //! All but [`Catalog::remember_plan`] runs inside [`Catalog::moving`]. A session that cannot be moved now stays where its row says.
 //! A session without a label whose plan is known is one that was to be moved: whoever finds it does what is left of that.
 
-use std::fs::File;
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rusqlite::params;
 
@@ -14,6 +12,7 @@ use super::catalog::Catalog;
 use super::filing::{Received, beside, is_taken};
 use super::layout::{self, SessionKey};
 use super::moves::Moves;
+use super::notes;
 use super::rows::{PlanRecord, TIME_FORMAT};
 use crate::error::{Error, Result};
 use crate::names::Uid;
@@ -28,14 +27,14 @@ pub(super) fn learn_from_plan(catalog: &Catalog, received: &Received, moves: &mu
         label: label.clone(),
         dated: head.plan_date,
     };
-    learn(catalog, &plan)?;
+    learn(catalog, &plan, moves)?;
     resolve_waiting(catalog, &plan.plan_uid, moves)
 }
 
 /// Remembers a plan's label.
-fn learn(catalog: &Catalog, plan: &PlanRecord) -> Result<()> {
+fn learn(catalog: &Catalog, plan: &PlanRecord, moves: &mut Moves) -> Result<()> {
     if catalog.plan(&plan.plan_uid)?.as_ref() != Some(plan) {
-        note(catalog.root(), plan)?;
+        notes::add(catalog.root(), plan, moves)?;
         enter_plan(catalog, plan)?;
     }
     Ok(())
@@ -113,21 +112,6 @@ pub(super) fn enter_plan(catalog: &Catalog, plan: &PlanRecord) -> Result<()> {
         .map_err(|e| catalog.error(e))
 }
 
-/// Where plans that an archive told us are noted, one JSON object a line: the one thing that no object on disk says.
-pub(super) fn plan_notes(root: &Path) -> PathBuf {
-    root.join(layout::CATALOG).join("plans.jsonl")
-}
-
-fn note(root: &Path, plan: &PlanRecord) -> Result<()> {
-    let path = plan_notes(root);
-    let line = serde_json::to_string(plan).map_err(|e| Error::io(&path)(e.into()))?;
-    let write = || {
-        let mut file = File::options().create(true).append(true).open(&path)?;
-        file.write_all(format!("{line}\n").as_bytes())
-    };
-    write().map_err(Error::io(&path))
-}
-
 /// Renames a session's directory once its plan's label is known.
 fn resolve(catalog: &Catalog, plan: &PlanRecord, id: i64, directory: &str, moves: &mut Moves) -> Result<()> {
     let key = catalog
@@ -182,7 +166,8 @@ impl Catalog {
     /// # Errors
     /// [`Error::Catalog`], [`Error::Io`]
     pub fn remember_plan(&mut self, plan: &PlanRecord) -> Result<()> {
-        self.transaction(|catalog| learn(catalog, plan))?;
+        // Not synced: what a power cut takes of it the archive tells again.
+        self.moving(|catalog, moves| learn(catalog, plan, moves))?;
         // What comes from now on is filed under the label at once.
         if waiting(self, &plan.plan_uid)?.is_empty() {
             return Ok(());
