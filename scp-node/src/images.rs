@@ -3,15 +3,18 @@
 //! `layout` (values to paths), `walk` and `head` (bytes to values) know no files; `catalog` is what readers use, in the
 //! values of `rows` from the tables of `schema`; `store` is the writing side, with `spool` for temporary files and `commit` for
 //! who commits; `filing` is the one way to give an object a place, `labels` moves sessions whose plan's label becomes known,
-//! `moves` is what makes files and rows change together, `reindex` the way back from files to rows.
+//! `notes` keeps what archives told of plans, `moves` is what makes files and rows change together, `held` waits for files that
+//! others have open, `reindex` is the way back from files to rows.
 
 pub mod catalog;
 mod commit;
 pub mod filing;
 pub mod head;
+mod held;
 mod labels;
 pub mod layout;
 mod moves;
+mod notes;
 pub mod reindex;
 mod rows;
 mod schema;

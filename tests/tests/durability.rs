@@ -41,6 +41,19 @@ impl Watched {
         Some(Self { root, node, seen: 0 })
     }
 
+    /// Ends, and starts again without a catalog.
+    fn lose_catalog(self, durability: &str) -> Self {
+        let Self { root, node, seen } = self;
+        assert!(node.terminate().success());
+        std::fs::remove_dir_all(root.path().join("images/_catalog")).unwrap();
+        let library = root.path().join("disk-calls.so");
+        let (file, images) = (root.path().join("calls"), root.path().join("images"));
+        let variables = [("LD_PRELOAD", &*library), ("CALLS_FILE", &*file), ("CALLS_DIR", &*images)];
+        let node =
+            Node::start_with(root.path(), &[&format!("images.durability={durability}")], "", &variables);
+        Self { root, node, seen }
+    }
+
     fn images(&self) -> PathBuf {
         self.root.path().join("images")
     }
@@ -124,6 +137,24 @@ fn with_full_durability_file_name_and_directories_are_on_the_disk_before_the_ans
     assert!(waited.starts_with(root.join("_unresolved")), "{calls:#?}");
     synced_up_to(&root, now.parent().unwrap(), &calls[last..]);
     assert!(calls[last..].iter().any(|call| is_sync_of(call, &root.join("_unresolved"))));
+}
+
+#[test]
+fn what_a_start_finds_without_a_row_is_on_the_disk_before_its_sender_is_told_that_it_is_there() {
+    let Some(mut watched) = Watched::start("full") else { return };
+    let mut images = watched.sender(uids::RT_IMAGE_STORAGE);
+    let (uid, bytes) = image(1);
+    let other = image(2).1;
+    watched.store(&mut images, uids::RT_IMAGE_STORAGE, &uid, &bytes);
+    drop((images, other));
+    watched.calls();
+    let mut watched = watched.lose_catalog("full");
+    let calls = watched.calls();
+    let root = watched.images();
+    let session = tests::node::files_below(&root, ".dcm").remove(0).parent().unwrap().to_path_buf();
+    synced_up_to(&root, &session, &calls);
+    let mut images = watched.sender(uids::RT_IMAGE_STORAGE);
+    assert_eq!(watched.store(&mut images, uids::RT_IMAGE_STORAGE, &uid, &bytes), []);
 }
 
 #[test]

@@ -349,6 +349,27 @@ impl Catalog {
         Ok(sum.map_err(|e| self.error(e))?.max(0) as u64)
     }
 
+    /// As [`Catalog::total_bytes`], of the files that are there: asks the disk for each.
+    pub(super) fn bytes_on_disk(&self) -> Result<u64> {
+        let count = || -> rusqlite::Result<u64> {
+            let mut statement = self.connection.prepare(
+                "SELECT s.directory || '/' || i.file_name, i.bytes
+                 FROM instances i JOIN sessions s ON s.id = i.session_id UNION ALL SELECT path, bytes FROM kept",
+            )?;
+            let mut rows = statement.query([])?;
+            let mut total = 0;
+            while let Some(row) = rows.next()? {
+                let path = self.root.join(layout::native(&row.get::<_, String>(0)?));
+                // What cannot be looked for is not gone.
+                if path.try_exists().unwrap_or(true) {
+                    total += row.get::<_, i64>(1)?.max(0) as u64;
+                }
+            }
+            Ok(total)
+        };
+        count().map_err(|e| self.error(e))
+    }
+
     /// Whether nothing was ever filed, or all that it knew is lost.
     pub(super) fn is_empty(&self) -> Result<bool> {
         let empty = self.connection.query_row("SELECT NOT EXISTS (SELECT 1 FROM sessions)", [], |r| r.get(0));
@@ -399,12 +420,15 @@ impl Catalog {
             .optional()
     }
 
-    /// Sets a value of the `meta` table, and returns when it would survive a power cut.
-    pub(super) fn set_meta_durably(&self, key: &str, value: &str) -> rusqlite::Result<()> {
-        self.connection.pragma_update(None, "synchronous", "FULL")?;
-        let set = self.set_meta(key, Some(value));
-        self.connection.pragma_update(None, "synchronous", "NORMAL")?;
-        set
+    /// Runs `work`, whose commits would survive a power cut when it returns.
+    pub(super) fn durably<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        let set = |catalog: &Self, how: &str| {
+            catalog.connection.pragma_update(None, "synchronous", how).map_err(|e| catalog.error(e))
+        };
+        set(self, "FULL")?;
+        let done = work(self);
+        set(self, "NORMAL")?;
+        done
     }
 
     /// Sets or removes a value of the `meta` table.

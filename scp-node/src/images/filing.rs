@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 
 use super::catalog::Catalog;
 use super::head::{Head, RT_IMAGE};
+use super::held;
 use super::labels;
 use super::layout::{self, SessionKey};
 use super::moves::Moves;
@@ -69,7 +70,7 @@ pub(super) fn file(catalog: &Catalog, received: &Received, moves: &mut Moves) ->
             if !same_syntax || !same_data_set(received, path)? {
                 return keep(catalog, received, path, moves);
             }
-            std::fs::remove_file(&received.file).map_err(Error::io(&received.file))?;
+            discard(received);
             if received.head.is_plan() {
                 labels::resolve_waiting(catalog, &received.sop_instance_uid, moves)?;
             }
@@ -78,7 +79,8 @@ pub(super) fn file(catalog: &Catalog, received: &Received, moves: &mut Moves) ->
         // The row goes too, and the object is filed anew.
         forget(catalog, &received.sop_instance_uid)?;
     }
-    let Place { session, directory: below, labelled } = place(catalog, received, None)?;
+    let Place { session, directory: below, labelled } =
+        place(catalog, received, known(catalog, received, moves)?, None)?;
     let directory = catalog.root().join(&below);
     let path = directory.join(layout::file_name(prefix(&received.head), &received.sop_instance_uid));
     // Not in the catalog, yet there: a crash left it, or a power cut half of it.
@@ -86,12 +88,13 @@ pub(super) fn file(catalog: &Catalog, received: &Received, moves: &mut Moves) ->
     let there = is_there.then(|| reindex::read(&path, received.sop_instance_uid.clone()));
     match there {
         Some(Ok(_)) if same_data_set(received, &path)? => {
-            std::fs::remove_file(&received.file).map_err(Error::io(&received.file))?;
-            moves.entry(&path);
+            discard(received);
+            moves.entries(catalog.root(), &path);
         }
         Some(Ok(there)) => {
-            enter(catalog, &there, &below)?;
+            enter(catalog, &there, &below, moves)?;
             forget_if_empty(catalog, session)?;
+            moves.entries(catalog.root(), &path);
             return keep(catalog, received, &path, moves);
         }
         Some(Err(error @ Error::Io { .. })) => return Err(error),
@@ -118,9 +121,19 @@ fn forget_if_empty(catalog: &Catalog, session: i64) -> Result<()> {
         .map_err(|e| catalog.error(e))
 }
 
-/// Enters an object that lies at its final place already: what a reindex does.
-pub(super) fn enter(catalog: &Catalog, received: &Received, directory: &Path) -> Result<()> {
-    let place = place(catalog, received, Some(directory))?;
+/// Enters an object that lies at its final place already: what a reindex does. Only where the others of its session lie in another
+/// directory it joins them, since the row of a session tells one.
+pub(super) fn enter(
+    catalog: &Catalog,
+    received: &Received,
+    directory: &Path,
+    moves: &mut Moves,
+) -> Result<()> {
+    let place = place(catalog, received, Key::of(received).find(catalog)?, Some(directory))?;
+    if place.directory != directory {
+        let name = layout::file_name(prefix(&received.head), &received.sop_instance_uid);
+        moves.rename(&received.file, &catalog.root().join(&place.directory).join(name))?;
+    }
     insert(catalog, received, place.session)
 }
 
@@ -162,31 +175,74 @@ struct Place {
     labelled: bool,
 }
 
+/// What makes two objects lie in one session.
+struct Key<'r> {
+    kind: &'static str,
+    patient_id: &'r str,
+    plan_uid: Option<&'r Uid>,
+    series: &'r str,
+    date: String,
+}
+
+/// A session that has a row, and when it began.
+type Known = Option<(Place, Option<String>)>;
+
+impl<'r> Key<'r> {
+    fn of(received: &'r Received) -> Self {
+        let head = &received.head;
+        let is_plan = head.is_plan();
+        Self {
+            kind: if is_plan { "plan" } else { "images" },
+            patient_id: &head.patient_id,
+            plan_uid: if is_plan { Some(&received.sop_instance_uid) } else { head.plan_uid.as_ref() },
+            series: head.series_uid.as_deref().unwrap_or_default(),
+            date: head.date.filter(|_| !is_plan).map(|d| d.to_string()).unwrap_or_default(),
+        }
+    }
+
+    /// The plan's UID as rows hold it.
+    fn plan(&self) -> &'r str {
+        self.plan_uid.map(Uid::as_str).unwrap_or_default()
+    }
+
+    fn find(&self, catalog: &Catalog) -> Result<Known> {
+        catalog
+            .connection()
+            .prepare_cached(
+                "SELECT id, directory, acquired, plan_label IS NOT NULL FROM sessions
+                 WHERE patient_id = ?1 AND plan_uid = ?2 AND series_uid = ?3 AND date = ?4 AND kind = ?5",
+            )
+            .and_then(|mut s| {
+                s.query_row(params![self.patient_id, self.plan(), self.series, self.date, self.kind], |r| {
+                    let directory = layout::native(&r.get::<_, String>(1)?);
+                    let place = Place { session: r.get(0)?, directory, labelled: r.get(3)? };
+                    Ok((place, r.get::<_, Option<String>>(2)?))
+                })
+                .optional()
+            })
+            .map_err(|e| catalog.error(e))
+    }
+}
+
+/// The session that a new object joins, at its place: its directory may have been held when its plan's label was told, or
+/// renamed by a process that did not live to say so in the row.
+fn known(catalog: &Catalog, received: &Received, moves: &mut Moves) -> Result<Known> {
+    let key = Key::of(received);
+    match (key.find(catalog)?, key.plan_uid) {
+        (Some((Place { labelled: false, .. }, _)), Some(plan)) if catalog.plan(plan)?.is_some() => {
+            labels::resolve_waiting(catalog, plan, moves)?;
+            key.find(catalog)
+        }
+        (known, _) => Ok(known),
+    }
+}
+
 /// The session's row and its directory; made when it is new.
-fn place(catalog: &Catalog, received: &Received, at: Option<&Path>) -> Result<Place> {
+fn place(catalog: &Catalog, received: &Received, known: Known, at: Option<&Path>) -> Result<Place> {
     let head = &received.head;
     let is_plan = head.is_plan();
-    let kind = if is_plan { "plan" } else { "images" };
-    let plan_uid = if is_plan { Some(&received.sop_instance_uid) } else { head.plan_uid.as_ref() };
-    let plan = plan_uid.map(Uid::as_str).unwrap_or_default();
-    let series = head.series_uid.as_deref().unwrap_or_default();
-    let date = head.date.filter(|_| !is_plan).map(|d| d.to_string()).unwrap_or_default();
+    let key = Key::of(received);
     let acquired = head.acquired().filter(|_| !is_plan).map(|t| t.format(TIME_FORMAT).to_string());
-    let known = catalog
-        .connection()
-        .prepare_cached(
-            "SELECT id, directory, acquired, plan_label IS NOT NULL FROM sessions
-             WHERE patient_id = ?1 AND plan_uid = ?2 AND series_uid = ?3 AND date = ?4 AND kind = ?5",
-        )
-        .and_then(|mut s| {
-            s.query_row(params![head.patient_id, plan, series, date, kind], |r| {
-                let directory = layout::native(&r.get::<_, String>(1)?);
-                let place = Place { session: r.get(0)?, directory, labelled: r.get(3)? };
-                Ok((place, r.get::<_, Option<String>>(2)?))
-            })
-            .optional()
-        })
-        .map_err(|e| catalog.error(e))?;
     if let Some((place, began)) = known {
         // A session begins with its first image, which need not come first.
         if acquired.is_some() && (began.is_none() || acquired < began) {
@@ -198,7 +254,7 @@ fn place(catalog: &Catalog, received: &Received, at: Option<&Path>) -> Result<Pl
         }
         return Ok(place);
     }
-    let label = match (is_plan, plan_uid, at) {
+    let label = match (is_plan, key.plan_uid, at) {
         (true, ..) => head.plan_label.clone(),
         (false, None, _) => None,
         (false, Some(uid), None) => catalog.plan(uid)?.map(|plan| plan.label),
@@ -216,7 +272,9 @@ fn place(catalog: &Catalog, received: &Received, at: Option<&Path>) -> Result<Pl
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
         )
         .and_then(|mut s| {
-            s.insert(params![kind, head.patient_id, plan, label, series, date, acquired, layout::slashed(&directory)])
+            let directory = layout::slashed(&directory);
+            let Key { kind, patient_id, series, ref date, .. } = key;
+            s.insert(params![kind, patient_id, key.plan(), label, series, date, acquired, directory])
         })
         .map(|session| Place { session, directory, labelled: label.is_some() })
         .map_err(|e| catalog.error(e))
@@ -310,13 +368,38 @@ fn insert(catalog: &Catalog, received: &Received, session: i64) -> Result<()> {
 /// Keeps an object whose UID another object has already: below `_kept`, in the same directories, named by its bytes.
 fn keep(catalog: &Catalog, received: &Received, there: &Path, moves: &mut Moves) -> Result<Filed> {
     let path = kept_path(catalog, there, &received.file)?;
-    if path.exists() {
-        std::fs::remove_file(&received.file).map_err(Error::io(&received.file))?;
+    if let Some(same) = kept_before(catalog, &received.sop_instance_uid, &path)? {
+        discard(received);
+        moves.entries(catalog.root(), &same);
         return Ok(Filed::Same);
     }
     moves.rename(&received.file, &path)?;
     enter_kept(catalog, &received.sop_instance_uid, &path)?;
     Ok(Filed::Kept { path })
+}
+
+/// Where these bytes are kept already; not where they would be now, when their session moved since.
+fn kept_before(catalog: &Catalog, uid: &Uid, path: &Path) -> Result<Option<PathBuf>> {
+    if path.exists() {
+        return Ok(Some(path.to_path_buf()));
+    }
+    let find = || -> rusqlite::Result<Vec<String>> {
+        let mut statement =
+            catalog.connection().prepare_cached("SELECT path FROM kept WHERE sop_instance_uid = ?1")?;
+        statement.query_map([uid.as_str()], |row| row.get(0))?.collect()
+    };
+    let kept = find().map_err(|e| catalog.error(e))?;
+    let mut kept = kept.iter().map(|path| catalog.root().join(layout::native(path)));
+    Ok(kept.find(|kept| kept.file_name() == path.file_name() && kept.exists()))
+}
+
+/// Removes the temporary file of an object whose bytes are there. One that cannot be removed is no fault of the object: the next start
+/// clears it.
+fn discard(received: &Received) {
+    if let Err(error) = held::remove(&received.file) {
+        let uid = &received.sop_instance_uid;
+        tracing::warn!(%uid, %error, "the temporary file of an instance that came again cannot be removed now");
+    }
 }
 
 /// Moves a file that is in the way, and cannot be what its name says, below `_kept`.

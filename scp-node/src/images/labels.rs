@@ -2,10 +2,9 @@
 //! belong.
 //!
 //! All but [`Catalog::remember_plan`] runs inside [`Catalog::moving`]. A session that cannot be moved now stays where its row says.
+//! A session without a label whose plan is known is one that was to be moved: whoever finds it does what is left of that.
 
-use std::fs::File;
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rusqlite::params;
 
@@ -13,6 +12,7 @@ use super::catalog::Catalog;
 use super::filing::{Received, beside, is_taken};
 use super::layout::{self, SessionKey};
 use super::moves::Moves;
+use super::notes;
 use super::rows::{PlanRecord, TIME_FORMAT, time};
 use crate::error::{Error, Result};
 use crate::names::Uid;
@@ -27,16 +27,17 @@ pub(super) fn learn_from_plan(catalog: &Catalog, received: &Received, moves: &mu
         label: label.clone(),
         dated: head.plan_date,
     };
-    learn(catalog, &plan, moves)
+    learn(catalog, &plan, moves)?;
+    resolve_waiting(catalog, &plan.plan_uid, moves)
 }
 
-/// Remembers a plan's label, and moves the sessions that waited for it to where they belong.
+/// Remembers a plan's label.
 fn learn(catalog: &Catalog, plan: &PlanRecord, moves: &mut Moves) -> Result<()> {
     if catalog.plan(&plan.plan_uid)?.as_ref() != Some(plan) {
-        note(catalog.root(), plan)?;
+        notes::add(catalog.root(), plan, moves)?;
         enter_plan(catalog, plan)?;
     }
-    resolve_waiting(catalog, &plan.plan_uid, moves)
+    Ok(())
 }
 
 /// Moves the sessions that wait for a label which is known by now.
@@ -52,20 +53,26 @@ pub(super) fn resolve_all(catalog: &Catalog, moves: &mut Moves) -> Result<()> {
     known.iter().filter_map(|uid| Uid::new(uid)).try_for_each(|uid| resolve_waiting(catalog, &uid, moves))
 }
 
-pub(super) fn resolve_waiting(catalog: &Catalog, plan_uid: &Uid, moves: &mut Moves) -> Result<()> {
-    let waiting = || -> rusqlite::Result<Vec<(i64, String)>> {
+/// The sessions that wait for the label of this plan: row id and directory.
+fn waiting(catalog: &Catalog, plan_uid: &Uid) -> Result<Vec<(i64, String)>> {
+    let find = || -> rusqlite::Result<Vec<(i64, String)>> {
         let mut statement = catalog.connection().prepare_cached(
             "SELECT id, directory FROM sessions WHERE plan_uid = ?1 AND plan_label IS NULL AND kind = 'images'",
         )?;
         let rows = statement.query_map([plan_uid.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))?;
         rows.collect()
     };
-    let waiting = waiting().map_err(|e| catalog.error(e))?;
+    find().map_err(|e| catalog.error(e))
+}
+
+/// Moves the sessions that wait for the label of this plan, if it is known.
+pub(super) fn resolve_waiting(catalog: &Catalog, plan_uid: &Uid, moves: &mut Moves) -> Result<()> {
+    let waiting = waiting(catalog, plan_uid)?;
     let Some(plan) = catalog.plan(plan_uid)?.filter(|_| !waiting.is_empty()) else { return Ok(()) };
     for (id, directory) in waiting {
         match catalog.part(moves, false, |moves| resolve(catalog, &plan, id, &directory, moves)) {
-            // Windows renames no directory with an open file in it. The images are where the row says; the next start, or
-            // whoever tells the label again, tries again.
+            // Windows renames no directory with an open file in it. The images are where the row says; the next image of the
+            // session, the next start, or whoever tells the label again, tries again.
             Err(Error::Io { source, .. }) => {
                 tracing::warn!(%plan_uid, error = %source, "a session whose plan's label is known now cannot be renamed yet");
             }
@@ -73,6 +80,20 @@ pub(super) fn resolve_waiting(catalog: &Catalog, plan_uid: &Uid, moves: &mut Mov
         }
     }
     Ok(())
+}
+
+/// Whether the directory of a session that waits for its label is not where its row says.
+pub(super) fn waits_elsewhere(catalog: &Catalog) -> Result<bool> {
+    let directories = || -> rusqlite::Result<Vec<String>> {
+        let mut statement = catalog.connection().prepare(
+            "SELECT s.directory FROM sessions s LEFT JOIN plans p ON p.plan_uid = s.plan_uid
+             WHERE s.plan_label IS NULL AND s.plan_uid <> '' AND s.kind = 'images' AND p.plan_uid IS NULL",
+        )?;
+        statement.query_map([], |row| row.get(0))?.collect()
+    };
+    let directories = directories().map_err(|e| catalog.error(e))?;
+    let is_gone = |directory: &String| !catalog.root().join(layout::native(directory)).exists();
+    Ok(directories.iter().any(is_gone))
 }
 
 pub(super) fn enter_plan(catalog: &Catalog, plan: &PlanRecord) -> Result<()> {
@@ -89,21 +110,6 @@ pub(super) fn enter_plan(catalog: &Catalog, plan: &PlanRecord) -> Result<()> {
         })
         .map(|_| ())
         .map_err(|e| catalog.error(e))
-}
-
-/// Where plans that an archive told us are noted, one JSON object a line: the one thing that no object on disk says.
-pub(super) fn plan_notes(root: &Path) -> PathBuf {
-    root.join(layout::CATALOG).join("plans.jsonl")
-}
-
-fn note(root: &Path, plan: &PlanRecord) -> Result<()> {
-    let path = plan_notes(root);
-    let line = serde_json::to_string(plan).map_err(|e| Error::io(&path)(e.into()))?;
-    let write = || {
-        let mut file = File::options().create(true).append(true).open(&path)?;
-        file.write_all(format!("{line}\n").as_bytes())
-    };
-    write().map_err(Error::io(&path))
 }
 
 /// Renames a session's directory once its plan's label is known.
@@ -126,14 +132,18 @@ fn resolve(catalog: &Catalog, plan: &PlanRecord, id: i64, directory: &str, moves
     }
     .directory();
     let (from, root) = (catalog.root().join(layout::native(directory)), catalog.root());
-    if is_taken(catalog, &new, Some(id))?
-        || (root.join(&new).exists() && from.exists() && Path::new(directory) != new)
-    {
-        new = beside(&new, plan.plan_uid.as_str());
+    let other = beside(&new, plan.plan_uid.as_str());
+    // When it is gone, it was renamed just before a crash that the catalog did not live to see, or somebody removed it.
+    let is_there = from.try_exists().map_err(Error::io(&from))?;
+    let is_in_the_way = match is_there {
+        true => root.join(&new).exists() && Path::new(directory) != new,
+        false => root.join(&other).exists(),
+    };
+    if is_in_the_way || is_taken(catalog, &new, Some(id))? {
+        new = other;
     }
     let to = root.join(&new);
-    // Gone already: it was renamed just before a crash that the catalog did not live to see.
-    if from != to && (from.exists() || !to.exists()) {
+    if from != to && is_there {
         moves.rename_directory(&from, &to)?;
     }
     catalog
@@ -154,8 +164,17 @@ impl Catalog {
     /// # Errors
     /// [`Error::Catalog`], [`Error::Io`]
     pub fn remember_plan(&mut self, plan: &PlanRecord) -> Result<()> {
+        // Not synced: what a power cut takes of it the archive tells again.
+        self.moving(|catalog, moves| learn(catalog, plan, moves))?;
+        // What comes from now on is filed under the label at once.
+        if waiting(self, &plan.plan_uid)?.is_empty() {
+            return Ok(());
+        }
+        // No receiver need run, so nothing else says that directories may lie elsewhere than their rows: that the plan is
+        // known survives a power cut before the first of them is renamed.
+        self.durably(|catalog| catalog.transaction(|catalog| enter_plan(catalog, plan)))?;
         self.moving(|catalog, moves| {
-            learn(catalog, plan, moves)?;
+            resolve_waiting(catalog, &plan.plan_uid, moves)?;
             moves.sync()
         })
     }

@@ -14,7 +14,8 @@ use sha2::{Digest, Sha256};
 
 use crate::names::Uid;
 
-/// Longest component before it is cut and hashed. Justification: six components stay below NTFS's 260 characters.
+/// Longest component before it is cut and hashed. Justification: an everyday path stays far below the 260 characters that many
+/// Windows programs can open; one of a long patient ID, a long label and a long UID is about as long by itself, and does not.
 const PART_MAX: usize = 64;
 /// How much of a cut component stays readable.
 const PART_KEPT: usize = 40;
@@ -40,7 +41,7 @@ const NO_DATE: &str = "_no_date";
 ///
 /// `A-Za-z0-9.-` and inner `_` stay, all else becomes `%XX` of its UTF-8 bytes; so do a leading `_` or `.`, a trailing
 /// dot, and the first letter of Windows' reserved names. A value with lower-case letters gets `~` and a hexadecimal
-/// mask of which letters are lower-case; one longer than 64 characters is cut and gets `~~` and 32 hexadecimal
+/// mask of which letters are lower-case, after an `m`; one longer than 64 characters is cut and gets `~~` and 32 hexadecimal
 /// digits of its SHA-256. An empty value is `%`.
 pub fn part(value: &str) -> String {
     let mut text = String::with_capacity(value.len() + 8);
@@ -66,7 +67,8 @@ pub fn part(value: &str) -> String {
         return "%".into();
     }
     if let Some(mask) = case_mask(&text) {
-        text.push('~');
+        // A digit after it would make it another name's short one on NTFS: `WL10MV~3`.
+        text.push_str("~m");
         text.push_str(&mask);
     }
     if text.len() > PART_MAX {
@@ -300,11 +302,11 @@ mod tests {
             ("CON", "%43ON"),
             ("NUL.TXT", "%4EUL.TXT"),
             ("DOT.", "DOT%2E"),
-            ("_incoming", "%5Fincoming~FF"),
+            ("_incoming", "%5Fincoming~mFF"),
             ("100%", "100%25"),
             ("A~B", "A%7EB"),
             ("", "%"),
-            ("Arc1", "Arc1~3"),
+            ("Arc1", "Arc1~m3"),
             ("ARC1", "ARC1"),
             ("ÄÖ", "%C3%84%C3%96"),
         ];
@@ -350,7 +352,18 @@ mod tests {
         assert!(key.directory().starts_with("QA_TB_WL/_no_plan"));
     }
 
+    /// Source: Microsoft, "Naming Files, Paths, and Namespaces", "Short vs. Long Names".
+    fn may_be_a_short_name(component: &str) -> bool {
+        let stem = component.split('.').next().unwrap_or_default();
+        stem.len() <= 8 && stem.rsplit_once('~').is_some_and(|(_, n)| n.bytes().all(|b| b.is_ascii_digit()))
+    }
+
     proptest! {
+        #[test]
+        fn no_component_may_be_the_short_name_of_another_on_ntfs(value in "[a-bA-B0-9._%~]{0,9}|\\PC{0,5}") {
+            prop_assert!(!may_be_a_short_name(&part(&value)), "{:?} -> {:?}", value, part(&value));
+        }
+
         #[test]
         fn every_value_becomes_one_legal_component(value in "\\PC{0,70}|[.a-cA-C/\\\\_%~ ]{0,12}") {
             prop_assert!(is_legal(&part(&value)), "{:?} -> {:?}", value, part(&value));

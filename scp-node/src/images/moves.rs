@@ -8,28 +8,45 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use super::catalog::Catalog;
+use super::held;
 use crate::error::{Error, Result};
 
-/// What was done to files so far, and the directories that must be synced before anything is acknowledged.
+/// What was done to files so far, and what must be synced before anything is acknowledged.
 #[derive(Debug, Default)]
 pub(crate) struct Moves {
     done: Vec<Step>,
+    /// Directories.
     dirty: BTreeSet<PathBuf>,
+    files: BTreeSet<PathBuf>,
 }
 
 #[derive(Debug)]
 enum Step {
     Made(PathBuf),
     Renamed { from: PathBuf, to: PathBuf },
+    Grew { path: PathBuf, from: u64 },
 }
 
 impl Moves {
     /// Renames a file, and makes the directory that it goes to when that is new.
     pub(super) fn rename(&mut self, from: &Path, to: &Path) -> Result<()> {
-        match (std::fs::rename(from, to), to.parent()) {
+        self.rename_by(held::rename, from, to)?;
+        if cfg!(windows) {
+            self.files.insert(to.into());
+        }
+        Ok(())
+    }
+
+    fn rename_by(
+        &mut self,
+        rename: impl Fn(&Path, &Path) -> std::io::Result<()>,
+        from: &Path,
+        to: &Path,
+    ) -> Result<()> {
+        match (rename(from, to), to.parent()) {
             (Err(error), Some(directory)) if error.kind() == std::io::ErrorKind::NotFound => {
                 self.make(directory)?;
-                std::fs::rename(from, to).map_err(Error::io(to))?;
+                rename(from, to).map_err(Error::io(to))?;
             }
             (renamed, _) => renamed.map_err(Error::io(to))?,
         }
@@ -40,7 +57,7 @@ impl Moves {
 
     /// Renames a directory; what was to be synced below it is so at its new place.
     pub(super) fn rename_directory(&mut self, from: &Path, to: &Path) -> Result<()> {
-        self.rename(from, to)?;
+        self.rename_by(|from, to| std::fs::rename(from, to), from, to)?;
         self.entry(from);
         self.follow(from, to);
         Ok(())
@@ -54,6 +71,7 @@ impl Moves {
             Err(_) => path.clone(),
         };
         self.dirty = self.dirty.iter().map(here).collect();
+        self.files = self.files.iter().map(here).collect();
     }
 
     /// Makes a directory and those around it.
@@ -77,8 +95,22 @@ impl Moves {
         self.dirty.extend(file.parent().filter(|p| !p.as_os_str().is_empty()).map(Path::to_path_buf));
     }
 
-    /// Syncs the directories.
+    /// This file is there, and nobody knows whether its name, and those of the directories around it, survive a power cut.
+    pub(super) fn entries(&mut self, root: &Path, file: &Path) {
+        let below = file.ancestors().skip(1).take_while(|directory| directory.starts_with(root));
+        self.dirty.extend(below.map(Path::to_path_buf));
+    }
+
+    /// This file of so many bytes is about to grow.
+    pub(super) fn grows(&mut self, path: &Path, from: u64) {
+        self.entry(path);
+        self.files.insert(path.into());
+        self.done.push(Step::Grew { path: path.into(), from });
+    }
+
+    /// Syncs files that grew, and the directories.
     pub(super) fn sync(&self) -> Result<()> {
+        self.files.iter().try_for_each(|file| sync_file(file))?;
         self.dirty.iter().try_for_each(|directory| sync_directory(directory))
     }
 
@@ -92,7 +124,13 @@ impl Moves {
                         self.dirty.remove(&directory);
                     }
                 }
-                Some(Step::Renamed { from, to }) => match std::fs::rename(&to, &from) {
+                Some(Step::Grew { path, from }) => {
+                    if let Err(error) = File::options().write(true).open(&path).and_then(|f| f.set_len(from))
+                    {
+                        tracing::warn!(%error, "a note of a plan cannot be taken back");
+                    }
+                }
+                Some(Step::Renamed { from, to }) => match held::rename(&to, &from) {
                     Ok(()) => self.follow(&to, &from),
                     Err(error) => {
                         tracing::error!(%error, "a rename cannot be taken back; `scp-node reindex` finds what lies elsewhere");
@@ -104,7 +142,15 @@ impl Moves {
     }
 }
 
-/// Makes a directory's entries durable. Windows has no such call: NTFS journals them by itself.
+/// Makes a file's bytes durable, and on Windows its name. Documented: FlushFileBuffers writes what is buffered of the file to the
+/// device. Inferred, and not measured in a power cut: that is its name, too, since NTFS writes its log up to the last change of the file,
+/// and `std::fs::rename` asks for no write-through.
+fn sync_file(file: &Path) -> Result<()> {
+    let open = || File::options().write(true).open(file);
+    held::once_free(open).and_then(|file| file.sync_all()).map_err(Error::io(file))
+}
+
+/// Makes a directory's entries durable. Windows has no such call: there each file is told ([`sync_file`]).
 fn sync_directory(directory: &Path) -> Result<()> {
     if cfg!(unix) {
         File::open(directory).and_then(|d| d.sync_all()).map_err(Error::io(directory))?;

@@ -1,8 +1,8 @@
 //! The catalog from the files alone: after a crash for what is new, on request for everything.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::collections::BTreeSet;
+use std::fs::{File, FileType};
+use std::io::{BufReader, ErrorKind, Read, Seek, SeekFrom};
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -11,9 +11,11 @@ use dicom_object::FileMetaTable;
 use super::catalog::Catalog;
 use super::filing::{self, Received};
 use super::head::{self, Head};
+use super::held;
 use super::labels;
 use super::layout;
 use super::moves::Moves;
+use super::notes;
 use super::rows::PlanRecord;
 use super::walk::{Syntax, Walker};
 use crate::error::{Error, Result};
@@ -31,7 +33,7 @@ const PREAMBLE: u64 = 128;
 pub struct Report {
     /// Objects in the catalog now.
     pub objects: u64,
-    /// Files that are no DICOM objects, or damaged: path below the root and why.
+    /// Files that are no DICOM objects, or damaged, and directories that this account may not read: path below the root and why.
     pub unreadable: Vec<(PathBuf, String)>,
 }
 
@@ -52,13 +54,16 @@ pub fn rebuild(root: &Path) -> Result<Report> {
             )
             .map_err(|e| catalog.error(e))?;
         let found = enter_all(catalog, moves, SystemTime::UNIX_EPOCH)?;
+        moves.sync()?;
         let (io, unreadable): (Vec<_>, Vec<_>) =
             found.unreadable.into_iter().partition(|(_, error)| matches!(error, Error::Io { .. }));
         // A disk or share that fails now must not take the rows of what lies on it.
         if let Some((_, error)) = io.into_iter().next() {
             return Err(error);
         }
-        let unreadable = unreadable.into_iter().map(|(path, error)| (path, error.to_string())).collect();
+        let mut unreadable: Vec<_> =
+            unreadable.into_iter().map(|(path, error)| (path, error.to_string())).collect();
+        unreadable.extend(found.closed.into_iter().map(|(path, error)| (path, error.to_string())));
         Ok(Report { objects: found.objects, unreadable })
     })?;
     drop(lock);
@@ -70,7 +75,12 @@ pub fn rebuild(root: &Path) -> Result<Report> {
 struct Found {
     objects: u64,
     unreadable: Vec<(PathBuf, Error)>,
+    closed: Closed,
 }
+
+/// Directories that this account may not read, below the root. They are passed over: one that is none of ours must not keep
+/// a receiver from starting.
+type Closed = Vec<(PathBuf, std::io::Error)>;
 
 /// Opens the catalog; a damaged one gives way to an empty one: nothing in it is worth keeping, all of it is in the files.
 fn open_or_replace(root: &Path) -> Result<Catalog> {
@@ -79,7 +89,7 @@ fn open_or_replace(root: &Path) -> Result<Catalog> {
             for suffix in ["sqlite", "sqlite-wal", "sqlite-shm"] {
                 let file = path.with_extension(suffix);
                 if file.exists() {
-                    std::fs::remove_file(&file).map_err(Error::io(&file))?;
+                    held::remove(&file).map_err(Error::io(&file))?;
                 }
             }
             Catalog::open(root)
@@ -96,27 +106,43 @@ fn is_damage(error: &rusqlite::Error) -> bool {
 
 /// At the start of a receiver: enters what the last one filed but did not commit, or all there is when the catalog was lost,
 /// and marks that from now on files may be unknown to it.
-pub(super) fn before_receiving(catalog: &mut Catalog) -> Result<()> {
+///
+/// # Arguments
+/// * `full` — whether what is entered must survive a power cut: its sender may be told that it is there when it comes again
+pub(super) fn before_receiving(catalog: &mut Catalog, full: bool) -> Result<()> {
     let since = catalog.meta(OPEN_SINCE).map_err(|e| catalog.error(e))?;
     if since.is_none() {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let mark = |catalog: &mut Catalog| {
+            catalog.set_meta(OPEN_SINCE, Some(&now.to_string())).map_err(|e| catalog.error(e))
+        };
         // The commits that follow are not synced one by one; the one thing that a power cut must not take is this.
-        catalog.set_meta_durably(OPEN_SINCE, &now.to_string()).map_err(|e| catalog.error(e))?;
+        catalog.durably(mark)?;
     }
     let since = since.and_then(|s| s.parse().ok()).map(|s| UNIX_EPOCH + Duration::from_secs(s));
     let from = if catalog.is_empty()? {
         Some(UNIX_EPOCH)
+    } else if let Some(since) = since {
+        // A clock that was ahead then says nothing about what was written since.
+        let since = if since > SystemTime::now() { UNIX_EPOCH } else { since };
+        Some(since.checked_sub(MARGIN).unwrap_or(UNIX_EPOCH))
+    } else if labels::waits_elsewhere(catalog)? {
+        // Nobody says when; what it is called by says where.
+        Some(SystemTime::now())
     } else {
-        since.map(|since| since.checked_sub(MARGIN).unwrap_or(UNIX_EPOCH))
+        None
     };
     let found = catalog.moving(|catalog, moves| match from {
-        Some(from) => enter_all(catalog, moves, from),
+        Some(from) => {
+            let found = enter_all(catalog, moves, from)?;
+            if full { moves.sync().map(|()| found) } else { Ok(found) }
+        }
         None => {
             // A catalog of before schema 3 does not know how long they are.
-            enter_kept(catalog)?;
+            let mut found = Found::default();
+            enter_kept(catalog, &mut Moves::default(), &mut found.closed)?;
             labels::resolve_all(catalog, moves)?;
-            moves.sync()?;
-            Ok(Found::default())
+            moves.sync().map(|()| found)
         }
     })?;
     if since.is_some() || found.objects > 0 {
@@ -124,6 +150,11 @@ pub(super) fn before_receiving(catalog: &mut Catalog) -> Result<()> {
             entered = found.objects,
             "the last run did not end in order, or the catalog was lost; looked for unknown files"
         );
+    }
+    if let Some((first, error)) = found.closed.first() {
+        let first = layout::for_log(catalog.root(), &catalog.root().join(first));
+        let directories = found.closed.len();
+        tracing::warn!(directories, first = %first.display(), %error, "directories that cannot be read were passed over");
     }
     if !found.unreadable.is_empty() {
         let files = found.unreadable.len();
@@ -141,12 +172,11 @@ fn enter_all(catalog: &Catalog, moves: &mut Moves, since: SystemTime) -> Result<
     let mut found = Found::default();
     let moved = forget_moved(catalog)?;
     read_plan_notes(catalog)?;
-    enter_kept(catalog)?;
-    for directory in session_directories(catalog.root(), since, &moved)? {
-        enter_directory(catalog, &directory, &mut found)?;
+    enter_kept(catalog, moves, &mut found.closed)?;
+    for directory in session_directories(catalog.root(), since, &moved, &mut found.closed)? {
+        enter_directory(catalog, &directory, &mut found, moves)?;
     }
     labels::resolve_all(catalog, moves)?;
-    moves.sync()?;
     Ok(found)
 }
 
@@ -159,25 +189,24 @@ pub(super) fn closed(catalog: &Catalog) -> Result<()> {
     close().map_err(|e| catalog.error(e))
 }
 
-/// Sessions whose directory was renamed just before a crash that the catalog did not live to see: their directory is gone.
-/// Their rows go, and the files are entered where they lie now; renaming a directory does not change its own time, so what
-/// its name holds of the series is returned.
+/// Sessions whose directory was renamed just before a crash that the catalog did not live to see: their files are gone, and
+/// their directory, unless a later image made it again. Their rows go, and the files are entered where they lie now; renaming a
+/// directory does not change its own time, so what its name holds of the series is returned.
 fn forget_moved(catalog: &Catalog) -> Result<BTreeSet<String>> {
-    let rows = || -> rusqlite::Result<Vec<(i64, String, String)>> {
-        let mut statement = catalog
-            .connection()
-            .prepare("SELECT id, directory, series_uid FROM sessions WHERE plan_label IS NULL AND plan_uid <> '' AND kind = 'images'")?;
-        let rows = statement.query_map([], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?;
+    let rows = || -> rusqlite::Result<Vec<(String, String)>> {
+        let mut statement = catalog.connection().prepare(
+            "SELECT i.sop_instance_uid, s.series_uid FROM sessions s JOIN instances i ON i.session_id = s.id
+             WHERE s.plan_label IS NULL AND s.plan_uid <> '' AND s.kind = 'images'",
+        )?;
+        let rows = statement.query_map([], |r| Ok((r.get(0)?, r.get(1)?)))?;
         rows.collect()
     };
     let mut moved = BTreeSet::new();
-    for (id, directory, series_uid) in rows().map_err(|e| catalog.error(e))? {
-        if !catalog.root().join(layout::native(&directory)).exists() {
-            let forget = || {
-                catalog.connection().execute("DELETE FROM instances WHERE session_id = ?1", [id])?;
-                catalog.connection().execute("DELETE FROM sessions WHERE id = ?1", [id])
-            };
-            forget().map_err(|e| catalog.error(e))?;
+    for (uid, series_uid) in rows().map_err(|e| catalog.error(e))? {
+        let Some(uid) = Uid::new(&uid) else { continue };
+        // What cannot be looked for is not gone.
+        if catalog.entered(&uid)?.is_some_and(|entered| !entered.is_there().unwrap_or(true)) {
+            filing::forget(catalog, &uid)?;
             moved.insert(layout::short_hash(&series_uid));
         }
     }
@@ -186,16 +215,7 @@ fn forget_moved(catalog: &Catalog) -> Result<BTreeSet<String>> {
 
 /// Enters plans that archives told, where the catalog does not know them.
 fn read_plan_notes(catalog: &Catalog) -> Result<()> {
-    let path = labels::plan_notes(catalog.root());
-    let text = match std::fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(Error::io(&path)(error)),
-    };
-    // A last line may be cut by a crash; it is told again by the next answer of the archive.
-    let plans = text.lines().filter_map(|line| serde_json::from_str::<PlanRecord>(line).ok());
-    let latest: BTreeMap<Uid, PlanRecord> = plans.map(|p| (p.plan_uid.clone(), p)).collect();
-    for plan in latest.values() {
+    for plan in notes::read(catalog.root())?.values() {
         if catalog.plan(&plan.plan_uid)?.is_none() {
             labels::enter_plan(catalog, plan)?;
         }
@@ -203,20 +223,21 @@ fn read_plan_notes(catalog: &Catalog) -> Result<()> {
     Ok(())
 }
 
-fn enter_kept(catalog: &Catalog) -> Result<()> {
-    for path in files(&catalog.root().join(layout::KEPT))? {
+fn enter_kept(catalog: &Catalog, moves: &mut Moves, closed: &mut Closed) -> Result<()> {
+    for path in files(&catalog.root().join(layout::KEPT), closed)? {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         // RI.<uid>.<16 hex>.dcm
         let uid =
             name.strip_suffix(".dcm").and_then(|n| n.rsplit_once('.')).and_then(|(n, _)| n.split_once('.'));
         if let Some(uid) = uid.and_then(|(_, uid)| Uid::new(uid)) {
             filing::enter_kept(catalog, &uid, &path)?;
+            moves.entries(catalog.root(), &path);
         }
     }
     Ok(())
 }
 
-fn enter_directory(catalog: &Catalog, directory: &Path, found: &mut Found) -> Result<()> {
+fn enter_directory(catalog: &Catalog, directory: &Path, found: &mut Found, moves: &mut Moves) -> Result<()> {
     let root = catalog.root();
     let below = directory.strip_prefix(root).unwrap_or(directory);
     for path in files_of(directory)? {
@@ -235,10 +256,11 @@ fn enter_directory(catalog: &Catalog, directory: &Path, found: &mut Found) -> Re
                 if received.head.is_plan() {
                     enter_plan_label(catalog, &received)?;
                 }
-                filing::enter(catalog, &received, below)?;
+                moves.entries(root, &path);
+                filing::enter(catalog, &received, below, moves)?;
                 found.objects += 1;
             }
-            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
+            Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {}
             Err(error) => found.unreadable.push((path.strip_prefix(root).unwrap_or(&path).into(), error)),
         }
     }
@@ -304,23 +326,34 @@ pub(super) fn read(path: &Path, uid: Uid) -> Result<Received> {
 
 /// Directories that hold objects and changed since then, or whose names hold one of `moved`; those of plans first, since they
 /// tell labels that names of directories may have cut.
-fn session_directories(root: &Path, since: SystemTime, moved: &BTreeSet<String>) -> Result<Vec<PathBuf>> {
+fn session_directories(
+    root: &Path,
+    since: SystemTime,
+    moved: &BTreeSet<String>,
+    closed: &mut Closed,
+) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     let mut stack = vec![root.to_path_buf()];
     while let Some(directory) = stack.pop() {
+        let (entries, changed) = match listed(&directory) {
+            Ok(listed) => listed,
+            Err(error) if directory == root => return Err(Error::io(&directory)(error)),
+            // Removed meanwhile.
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                closed.push((directory.strip_prefix(root).unwrap_or(&directory).into(), error));
+                continue;
+            }
+            Err(error) => return Err(Error::io(&directory)(error)),
+        };
         let mut has_files = false;
-        for entry in std::fs::read_dir(&directory).map_err(Error::io(&directory))? {
-            let entry = entry.map_err(Error::io(&directory))?;
-            let path = entry.path();
-            let kind = entry.file_type().map_err(Error::io(&path))?;
-            if kind.is_dir() && !is_ours(root, &path) {
+        for (path, kind) in entries {
+            if kind.is_dir() && !is_passed_over(root, &path) {
                 stack.push(path);
             } else if kind.is_file() {
                 has_files |= path.extension().is_some_and(|e| e == "dcm");
             }
         }
-        let changed =
-            std::fs::metadata(&directory).and_then(|m| m.modified()).map_err(Error::io(&directory))?;
         let name = directory.file_name().unwrap_or_default().to_string_lossy();
         if has_files && (changed >= since || name.split('_').any(|part| moved.contains(part))) {
             found.push(directory);
@@ -331,16 +364,33 @@ fn session_directories(root: &Path, since: SystemTime, moved: &BTreeSet<String>)
     Ok(found)
 }
 
-/// Whether a directory holds no filed objects.
-fn is_ours(root: &Path, directory: &Path) -> bool {
+/// What is in a directory, and when that changed.
+fn listed(directory: &Path) -> std::io::Result<(Vec<(PathBuf, FileType)>, SystemTime)> {
+    let entries = std::fs::read_dir(directory)?.map(|entry| {
+        let entry = entry?;
+        Ok((entry.path(), entry.file_type()?))
+    });
+    let entries = entries.collect::<std::io::Result<_>>()?;
+    Ok((entries, std::fs::metadata(directory)?.modified()?))
+}
+
+/// Whether a directory of the root holds no filed objects: those of our own, and what file systems have at the top of a volume.
+fn is_passed_over(root: &Path, directory: &Path) -> bool {
     let first = directory.strip_prefix(root).ok().and_then(|p| p.components().next());
     let Some(Component::Normal(first)) = first else { return false };
     [layout::INCOMING, layout::KEPT, layout::CATALOG].iter().any(|name| first == *name)
+        || ["lost+found", "System Volume Information", "$RECYCLE.BIN"]
+            .iter()
+            .any(|name| first.eq_ignore_ascii_case(name))
 }
 
 fn files_of(directory: &Path) -> Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
-    for entry in std::fs::read_dir(directory).map_err(Error::io(directory))? {
+    let entries = match std::fs::read_dir(directory) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(paths),
+        entries => entries.map_err(Error::io(directory))?,
+    };
+    for entry in entries {
         let path = entry.map_err(Error::io(directory))?.path();
         if path.is_file() && path.extension().is_some_and(|e| e == "dcm") {
             paths.push(path);
@@ -351,12 +401,12 @@ fn files_of(directory: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// All files below a directory; none when it is not there.
-fn files(directory: &Path) -> Result<Vec<PathBuf>> {
+fn files(directory: &Path, closed: &mut Closed) -> Result<Vec<PathBuf>> {
     if !directory.exists() {
         return Ok(Vec::new());
     }
     let mut found = Vec::new();
-    for path in session_directories(directory, UNIX_EPOCH, &BTreeSet::new())? {
+    for path in session_directories(directory, UNIX_EPOCH, &BTreeSet::new(), closed)? {
         found.extend(files_of(&path)?);
     }
     Ok(found)

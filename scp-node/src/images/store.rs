@@ -14,6 +14,7 @@ use super::catalog::Catalog;
 use super::commit::Committer;
 use super::filing::{Filed, Received};
 use super::head::{self, Head};
+use super::held;
 use super::layout;
 use super::moves::Moves;
 use super::reindex;
@@ -107,10 +108,10 @@ impl Store {
         let lock = lock(root)?;
         clear_incoming(root)?;
         let mut catalog = Catalog::open(root)?;
-        reindex::before_receiving(&mut catalog)?;
-        let total = if settings.quota_bytes > 0 { catalog.total_bytes()? } else { 0 };
-        let (arrived, _) = broadcast::channel(1024);
         let full = settings.durability == Durability::Full;
+        reindex::before_receiving(&mut catalog, full).map_err(|error| for_log(root, error))?;
+        let total = stored(&catalog, settings.quota_bytes)?;
+        let (arrived, _) = broadcast::channel(1024);
         Ok(Self {
             settings: settings.clone(),
             patients: patients.to_vec(),
@@ -143,11 +144,7 @@ impl Store {
         let meta = file_meta(&announced, &uid)?;
         let mut share = Share { store: self, bytes: 0 };
         share.take(meta.len() as u64)?;
-        let n = self.next_temporary.fetch_add(1, Ordering::Relaxed);
-        let path = self.settings.root.join(layout::INCOMING).join(format!("{n}.part"));
-        let mut spool =
-            Spool::create(&path, self.is_synced(), &self.blocks).map_err(|e| storage_fault(&path, e))?;
-        let temporary = Temporary(path);
+        let (temporary, mut spool) = self.temporary()?;
         spool.write(&meta, 0).map_err(|e| storage_fault(&temporary.0, e))?;
         let syntax = Syntax::from_uid(&announced.transfer_syntax_uid);
         Ok(Incoming {
@@ -163,6 +160,19 @@ impl Store {
             announced,
             uid,
         })
+    }
+
+    /// A new temporary file; not one that is left of an earlier run because somebody held it.
+    fn temporary(&self) -> Result<(Temporary, Spool), Refusal> {
+        loop {
+            let n = self.next_temporary.fetch_add(1, Ordering::Relaxed);
+            let path = self.settings.root.join(layout::INCOMING).join(format!("{n}.part"));
+            match Spool::create(&path, self.is_synced(), &self.blocks) {
+                Ok(spool) => return Ok((Temporary(path), spool)),
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(storage_fault(&path, error)),
+            }
+        }
     }
 
     /// Whether the disk has room for so many bytes more.
@@ -254,7 +264,7 @@ impl Temporary {
 impl Drop for Temporary {
     fn drop(&mut self) {
         if !self.0.as_os_str().is_empty() {
-            let _ = std::fs::remove_file(&self.0);
+            let _ = held::remove(&self.0);
         }
     }
 }
@@ -409,6 +419,24 @@ pub(super) fn storage_fault(path: &Path, error: std::io::Error) -> Refusal {
     }
 }
 
+/// What counts for a quota. Rows of files that somebody removed to make room do not when it is nearly used up; before that they need not
+/// be told apart, which asks the disk for each.
+fn stored(catalog: &Catalog, quota_bytes: u64) -> Result<u64> {
+    if quota_bytes == 0 {
+        return Ok(0);
+    }
+    let total = catalog.total_bytes()?;
+    if total < quota_bytes / 4 * 3 { Ok(total) } else { catalog.bytes_on_disk() }
+}
+
+/// A start's error goes to the log: without what its path tells of a patient.
+fn for_log(root: &Path, error: Error) -> Error {
+    match error {
+        Error::Io { path, source } => Error::io(layout::for_log(root, &path))(source),
+        other => other,
+    }
+}
+
 /// Takes the root for this process.
 pub(super) fn lock(root: &Path) -> Result<File> {
     let incoming = root.join(layout::INCOMING);
@@ -435,8 +463,12 @@ fn clear_incoming(root: &Path) -> Result<()> {
     for entry in std::fs::read_dir(&directory).map_err(Error::io(&directory))? {
         let path = entry.map_err(Error::io(&directory))?.path();
         if path.extension().is_some_and(|e| e == "part") {
-            std::fs::remove_file(&path).map_err(Error::io(&path))?;
-            cleared += 1;
+            match std::fs::remove_file(&path) {
+                Ok(()) => cleared += 1,
+                Err(error) => {
+                    tracing::warn!(file = %path.display(), %error, "what is left of an unfinished object cannot be removed now");
+                }
+            }
         }
     }
     if cleared > 0 {

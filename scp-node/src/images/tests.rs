@@ -1,6 +1,7 @@
 //! The store, the catalog and the reindex together, on real files.
 
 mod arriving;
+mod labelling;
 mod reading;
 mod reindexing;
 mod starting;

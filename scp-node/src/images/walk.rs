@@ -44,11 +44,15 @@ pub struct Syntax {
 }
 
 impl Syntax {
-    /// From the transfer syntax UID. Every one but the three named here is explicit VR little endian: PS3.5 §A.4.
+    /// From the transfer syntax UID. Every one but those named here is explicit VR little endian: PS3.5 §A.4.
     pub fn from_uid(uid: &str) -> Self {
         let little = Self { explicit_vr: true, big_endian: false, deflated: false };
         match uid {
-            uids::IMPLICIT_VR_LITTLE_ENDIAN => Self { explicit_vr: false, ..little },
+            // Papyrus 3 (retired, PS3.6 annex A), and GE's private one, of whose pixel data alone the bytes are swapped (inferred, from
+            // what GDCM and dcm4che do).
+            uids::IMPLICIT_VR_LITTLE_ENDIAN | "1.2.840.10008.1.20" | "1.2.840.113619.5.2" => {
+                Self { explicit_vr: false, ..little }
+            }
             "1.2.840.10008.1.2.2" => Self { big_endian: true, ..little },
             // Deflated explicit VR, and JPIP referenced deflate.
             uids::DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN
@@ -56,6 +60,10 @@ impl Syntax {
             | "1.2.840.10008.1.2.4.205" => Self { deflated: true, ..little },
             _ => little,
         }
+    }
+
+    fn coding(self) -> Coding {
+        Coding { explicit_vr: self.explicit_vr, big_endian: self.big_endian }
     }
 
     /// Whether numbers are big endian.
@@ -76,13 +84,20 @@ struct Inflater {
     state: Decompress,
     out: Vec<u8>,
     done: bool,
+    /// Bytes after the end.
+    more: usize,
 }
 
 impl Walker {
     /// A walker that keeps the elements for which `wanted` is true.
     pub fn new(syntax: Syntax, wanted: fn(Path) -> bool) -> Self {
         let inflate = syntax.deflated.then(|| {
-            Box::new(Inflater { state: Decompress::new(false), out: vec![0; 32 * 1024], done: false })
+            Box::new(Inflater {
+                state: Decompress::new(false),
+                out: vec![0; 32 * 1024],
+                done: false,
+                more: 0,
+            })
         });
         Self { elements: Elements::new(syntax, wanted), inflate }
     }
@@ -125,7 +140,6 @@ impl Walker {
 
 impl Inflater {
     fn push(&mut self, mut bytes: &[u8], elements: &mut Elements) -> Result<()> {
-        // One padding byte may follow the deflated stream: PS3.5 §A.5.
         while !self.done {
             let (read, written) = (self.state.total_in(), self.state.total_out());
             let status = self
@@ -145,8 +159,13 @@ impl Inflater {
             }
             self.done = status == Inflate::StreamEnd;
             if !self.done && read == 0 && written == 0 {
-                break;
+                return Ok(());
             }
+        }
+        // One padding byte may follow the deflated stream: PS3.5 §A.5.
+        self.more = self.more.saturating_add(bytes.len());
+        if self.more > 1 {
+            return Err(elements.malformed("the end of the data set after the deflated stream", "more bytes"));
         }
         Ok(())
     }
@@ -183,8 +202,18 @@ struct Frame {
     tag: u32,
     /// Items seen, to keep the first one's values only.
     items: u32,
-    explicit_vr: bool,
+    coding: Coding,
 }
+
+/// How headers are written.
+#[derive(Debug, Clone, Copy)]
+struct Coding {
+    explicit_vr: bool,
+    big_endian: bool,
+}
+
+/// What is inside a sequence of unknown VR, whatever is around it: PS3.5 §6.2.2 note 2.
+const IMPLICIT_LITTLE: Coding = Coding { explicit_vr: false, big_endian: false };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum FrameKind {
@@ -227,8 +256,8 @@ impl Elements {
                     }
                 }
                 State::Header { bytes: header, filled } => {
-                    let explicit_vr = self.frames.last().map_or(self.syntax.explicit_vr, |f| f.explicit_vr);
-                    let need = header_length(header, *filled, explicit_vr, self.syntax.big_endian);
+                    let coding = self.frames.last().map_or(self.syntax.coding(), |f| f.coding);
+                    let need = header_length(header, *filled, coding);
                     let take = (need - *filled).min(bytes.len());
                     let (piece, rest) = bytes.split_at(take);
                     if let Some(slot) = header.get_mut(*filled..*filled + take) {
@@ -238,9 +267,9 @@ impl Elements {
                     self.offset += take as u64;
                     bytes = rest;
                     // With the VR known, a longer header may be needed.
-                    if *filled == header_length(header, *filled, explicit_vr, self.syntax.big_endian) {
+                    if *filled == header_length(header, *filled, coding) {
                         let header = *header;
-                        self.element(Header::read(&header, explicit_vr, self.syntax.big_endian))?;
+                        self.element(Header::read(&header, coding))?;
                     }
                 }
             }
@@ -252,9 +281,7 @@ impl Elements {
     fn element(&mut self, header: Header) -> Result<()> {
         self.state = NEXT;
         match self.frames.last().copied() {
-            Some(Frame { kind: FrameKind::Sequence, explicit_vr, .. }) => {
-                self.in_sequence(header, explicit_vr)
-            }
+            Some(Frame { kind: FrameKind::Sequence, coding, .. }) => self.in_sequence(header, coding),
             Some(Frame { kind: FrameKind::Fragments, .. }) => self.in_fragments(header),
             Some(Frame { kind: FrameKind::Item, end: None, .. }) if header.tag == ITEM_END => {
                 self.frames.pop();
@@ -264,13 +291,13 @@ impl Elements {
         }
     }
 
-    fn in_sequence(&mut self, header: Header, explicit_vr: bool) -> Result<()> {
+    fn in_sequence(&mut self, header: Header, coding: Coding) -> Result<()> {
         match header.tag {
             ITEM => {
                 if let Some(frame) = self.frames.last_mut() {
                     frame.items = frame.items.saturating_add(1);
                 }
-                self.enter(FrameKind::Item, header, explicit_vr)
+                self.enter(FrameKind::Item, header, coding)
             }
             SEQUENCE_END if self.frames.last().is_some_and(|f| f.end.is_none()) => {
                 self.frames.pop();
@@ -306,17 +333,17 @@ impl Elements {
         }
         self.pixel_data |= self.frames.is_empty() && header.tag == PIXEL_DATA;
         let path = self.path(header.tag);
-        let explicit_vr = self.frames.last().map_or(self.syntax.explicit_vr, |f| f.explicit_vr);
+        let around = self.frames.last().map_or(self.syntax.coding(), |f| f.coding);
+        let inside = if header.is_un { IMPLICIT_LITTLE } else { around };
         if header.length == UNDEFINED {
             return match header.tag {
-                PIXEL_DATA => self.enter(FrameKind::Fragments, header, explicit_vr),
-                // The content of an UN sequence is implicit VR: PS3.5 §6.2.2 note 7.
-                _ => self.enter(FrameKind::Sequence, header, explicit_vr && !header.is_un),
+                PIXEL_DATA => self.enter(FrameKind::Fragments, header, around),
+                _ => self.enter(FrameKind::Sequence, header, inside),
             };
         }
         let is_parent = self.frames.is_empty() && (self.wanted)(Path { parent: header.tag, tag: 0 });
         if is_parent {
-            return self.enter(FrameKind::Sequence, header, explicit_vr && !header.is_un);
+            return self.enter(FrameKind::Sequence, header, inside);
         }
         let wanted = path.filter(|p| (self.wanted)(*p) && u64::from(header.length) <= VALUE_MAX);
         if let Some(path) = wanted {
@@ -348,7 +375,7 @@ impl Elements {
         Ok(())
     }
 
-    fn enter(&mut self, kind: FrameKind, header: Header, explicit_vr: bool) -> Result<()> {
+    fn enter(&mut self, kind: FrameKind, header: Header, coding: Coding) -> Result<()> {
         if self.frames.len() >= DEPTH_MAX {
             return Err(Error::Limit {
                 what: "nesting of sequences",
@@ -362,7 +389,7 @@ impl Elements {
         {
             return Err(self.malformed("a sequence or item inside the one around it", "one that is longer"));
         }
-        self.frames.push(Frame { kind, end, tag: header.tag, items: 0, explicit_vr });
+        self.frames.push(Frame { kind, end, tag: header.tag, items: 0, coding });
         self.element_done()
     }
 
@@ -408,7 +435,8 @@ struct Header {
 }
 
 /// Bytes of this header, as far as the ones that are filled tell. Source: PS3.5 §7.1.2, §7.1.3, §7.5.
-fn header_length(bytes: &[u8; 12], filled: usize, explicit_vr: bool, big_endian: bool) -> usize {
+fn header_length(bytes: &[u8; 12], filled: usize, coding: Coding) -> usize {
+    let Coding { explicit_vr, big_endian } = coding;
     let [g0, g1, _, _, v0, v1, ..] = *bytes;
     let group = if big_endian { u16::from_be_bytes([g0, g1]) } else { u16::from_le_bytes([g0, g1]) };
     if !explicit_vr || filled < 6 || group == 0xFFFE {
@@ -446,7 +474,8 @@ fn is_short_vr(vr: [u8; 2]) -> bool {
 }
 
 impl Header {
-    fn read(bytes: &[u8; 12], explicit_vr: bool, big_endian: bool) -> Self {
+    fn read(bytes: &[u8; 12], coding: Coding) -> Self {
+        let Coding { explicit_vr, big_endian } = coding;
         let [b0, b1, b2, b3, b4, b5, b6, b7, b8, b9, b10, b11] = *bytes;
         let word = |a, b| if big_endian { u16::from_be_bytes([a, b]) } else { u16::from_le_bytes([a, b]) };
         let long = |v: [u8; 4]| if big_endian { u32::from_be_bytes(v) } else { u32::from_le_bytes(v) };
@@ -562,6 +591,29 @@ mod tests {
     }
 
     #[test]
+    fn a_sequence_of_unknown_vr_holds_implicit_little_endian_in_big_endian_too() {
+        let big = |tag: u32, vr: &[u8], length: &[u8]| {
+            [&(tag >> 16).to_be_bytes()[2..], &(tag & 0xFFFF).to_be_bytes()[2..], vr, length].concat()
+        };
+        for lengths in [(false, true), (false, false)] {
+            let mut bytes = big(0x300C_0002, b"UN\0\0", &[0xFF; 4]);
+            bytes.extend(&nested(0x300C_0002, &implicit(0x0008_1155, b"1.2.3\0"), lengths)[8..]);
+            bytes.extend(big(0x300C_0006, b"IS", &[0, 2, b'1', b' ']));
+            let values = walk(BIG, &bytes, 3).unwrap();
+            assert_eq!(values[&Path { parent: 0x300C_0002, tag: 0x0008_1155 }], b"1.2.3\0");
+            assert_eq!(values[&Path { parent: 0, tag: 0x300C_0006 }], b"1 ");
+        }
+    }
+
+    #[test]
+    fn private_syntaxes_that_are_known_to_be_implicit_are_read_so() {
+        for syntax in ["1.2.840.113619.5.2", "1.2.840.10008.1.20"] {
+            let values = walk(syntax, &implicit(0x0010_0020, b"QA_1"), 5).unwrap();
+            assert_eq!(values[&Path { parent: 0, tag: 0x0010_0020 }], b"QA_1");
+        }
+    }
+
+    #[test]
     fn encapsulated_pixel_data_is_walked_to_its_end() {
         let mut bytes = b"\x08\x00\x60\x00CS\x02\x00RT\xE0\x7F\x10\x00OB\0\0\xFF\xFF\xFF\xFF".to_vec();
         bytes.extend(implicit(ITEM, &[]));
@@ -600,6 +652,10 @@ mod tests {
         bytes.push(0);
         for piece in [1, 3, 100] {
             assert_eq!(walk(DEFLATED, &bytes, piece).unwrap()[&Path { parent: 0, tag: 0x0008_0060 }], b"RT");
+        }
+        bytes.push(0);
+        for piece in [1, 3, 100] {
+            assert!(walk(DEFLATED, &bytes, piece).is_err(), "more than one byte of padding");
         }
     }
 

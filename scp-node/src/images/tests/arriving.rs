@@ -180,6 +180,42 @@ fn a_quota_counts_what_is_on_its_way_and_what_is_kept_beside() {
 }
 
 #[test]
+fn a_quota_is_free_again_after_a_start_when_files_were_removed_by_hand() {
+    let root = tempfile::tempdir().unwrap();
+    let size = IMAGE.data_set().len() as u64 + 400;
+    let quota = ImageSettings { quota_bytes: 2 * size, ..settings(root.path()) };
+    let open = || Store::open(&quota, &["*".into()], 1 << 30).unwrap();
+    let s = open();
+    let mut paths = Vec::new();
+    for uid in ["1.2.3.1", "1.2.3.2", "1.2.3.3"] {
+        match store_image(&s, &Image { uid, ..IMAGE }) {
+            Ok(Filed::New { path, .. }) => paths.push(path),
+            other => assert!(matches!(other, Err(Refusal::OutOfResources(_))), "{other:?}"),
+        }
+    }
+    drop(s);
+    let third = Image { uid: "1.2.3.9", ..IMAGE };
+    assert!(store_image(&open(), &third).is_err());
+    std::fs::remove_file(paths.remove(0)).unwrap();
+    store_image(&open(), &third).unwrap();
+    assert!(store_image(&open(), &Image { uid: "1.2.3.10", ..IMAGE }).is_err());
+}
+
+#[test]
+fn other_bytes_are_kept_once_though_their_session_moves() {
+    let root = tempfile::tempdir().unwrap();
+    let s = open(root.path());
+    store_image(&s, &IMAGE).unwrap();
+    let other = Image { pixels: "others", ..IMAGE };
+    assert!(matches!(store_image(&s, &other).unwrap(), Filed::Kept { .. }));
+    store(&s, head::RT_PLAN, "1.2.9.1", &plan("1.2.9.1", "WL")).unwrap();
+    assert_eq!(store_image(&s, &other).unwrap(), Filed::Same);
+    assert_eq!(Catalog::open_readonly(root.path()).unwrap().kept().unwrap().len(), 1);
+    let third = Image { pixels: "thirds", ..IMAGE };
+    assert!(matches!(store_image(&s, &third).unwrap(), Filed::Kept { .. }));
+}
+
+#[test]
 fn one_root_has_one_receiver() {
     let root = tempfile::tempdir().unwrap();
     let s = open(root.path());

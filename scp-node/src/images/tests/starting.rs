@@ -74,6 +74,23 @@ fn a_session_renamed_just_before_a_crash_is_found_again() {
 }
 
 #[test]
+fn a_session_renamed_just_before_a_crash_is_found_again_when_its_directory_was_made_anew() {
+    let root = tempfile::tempdir().unwrap();
+    let s = open(root.path());
+    let Filed::New { path, .. } = store_image(&s, &IMAGE).unwrap() else { panic!("not new") };
+    store_image(&s, &Image { uid: "1.2.3.2", ..IMAGE }).unwrap();
+    crash(s, root.path(), |_| ());
+    let session = format!("070203_{}", layout::short_hash("1.2.5.1"));
+    let to = root.path().join("QA_WL/WL_10MV/2026-11-20").join(session);
+    std::fs::create_dir_all(&to).unwrap();
+    // The other one is still where it was.
+    let to = to.join("RI.1.2.3.1.dcm");
+    std::fs::rename(&path, &to).unwrap();
+    let _s = open(root.path());
+    assert_eq!(every_row_has_its_file(root.path()), 2);
+}
+
+#[test]
 fn a_plan_whose_images_still_wait_after_a_crash_tells_its_label_at_the_next_start() {
     let root = tempfile::tempdir().unwrap();
     let s = open(root.path());
@@ -93,7 +110,7 @@ fn a_plan_whose_images_still_wait_after_a_crash_tells_its_label_at_the_next_star
         std::fs::remove_file(&path).unwrap();
         std::fs::write(path.with_file_name("RP.1.2.9.1.dcm"), bytes).unwrap();
         catalog.connection().execute_batch("DELETE FROM instances WHERE sop_instance_uid = '1.2.9.2'; DELETE FROM plans; DELETE FROM sessions WHERE kind = 'plan'").unwrap();
-        std::fs::remove_file(labels::plan_notes(root.path())).unwrap();
+        std::fs::remove_file(notes::file(root.path())).unwrap();
     });
     let s = open(root.path());
     let all = everything(&Catalog::open_readonly(root.path()).unwrap());
@@ -149,6 +166,80 @@ fn rows_of_files_that_a_power_cut_left_short_are_gone_after_the_next_start() {
     let s = open(root.path());
     assert_eq!(every_row_has_its_file(root.path()), 1);
     assert!(matches!(store_image(&s, &IMAGE).unwrap(), Filed::New { .. }));
+    assert_eq!(every_row_has_its_file(root.path()), 2);
+}
+
+#[test]
+fn what_cannot_be_removed_from_the_incoming_directory_keeps_no_receiver_from_starting() {
+    let root = tempfile::tempdir().unwrap();
+    drop(open(root.path()));
+    // A directory is removed as little as a file that a scanner holds on Windows.
+    std::fs::create_dir_all(root.path().join(layout::INCOMING).join("0.part")).unwrap();
+    let s = open(root.path());
+    assert!(matches!(store_image(&s, &IMAGE).unwrap(), Filed::New { .. }));
+}
+
+/// Does this as an account that may not read everything; not at all when there is none such.
+#[cfg(unix)]
+fn closed(directory: &Path, work: impl FnOnce()) {
+    use std::os::unix::fs::PermissionsExt;
+    let mode = |mode| std::fs::set_permissions(directory, std::fs::Permissions::from_mode(mode)).unwrap();
+    mode(0);
+    // Root reads everything.
+    if std::fs::read_dir(directory).is_err() {
+        work();
+    }
+    mode(0o700);
+}
+
+#[cfg(unix)]
+#[test]
+fn directories_that_cannot_be_read_keep_neither_receiver_nor_reindex_from_the_others() {
+    let root = tempfile::tempdir().unwrap();
+    let s = open(root.path());
+    store_image(&s, &IMAGE).unwrap();
+    crash(s, root.path(), |catalog| {
+        catalog.connection().execute_batch("DELETE FROM instances; DELETE FROM sessions").unwrap();
+    });
+    let other = root.path().join("DOE_JOHN");
+    std::fs::create_dir(&other).unwrap();
+    closed(&other, || {
+        drop(open(root.path()));
+        assert_eq!(every_row_has_its_file(root.path()), 1);
+        let report = reindex::rebuild(root.path()).unwrap();
+        assert_eq!((report.objects, report.unreadable.len()), (1, 1));
+        assert_eq!(report.unreadable[0].0, Path::new("DOE_JOHN"));
+    });
+}
+
+#[test]
+fn what_file_systems_have_at_the_top_of_a_volume_is_passed_over() {
+    let root = tempfile::tempdir().unwrap();
+    let s = open(root.path());
+    let Filed::New { path, .. } = store_image(&s, &IMAGE).unwrap() else { panic!("not new") };
+    drop(s);
+    for name in ["lost+found", "System Volume Information", "$Recycle.Bin"] {
+        let directory = root.path().join(name);
+        std::fs::create_dir(&directory).unwrap();
+        std::fs::copy(&path, directory.join("RI.1.2.3.9.dcm")).unwrap();
+    }
+    let report = reindex::rebuild(root.path()).unwrap();
+    assert_eq!((report.objects, report.unreadable), (1, Vec::new()));
+}
+
+#[test]
+fn a_clock_that_was_ahead_when_the_last_receiver_started_hides_no_files() {
+    let root = tempfile::tempdir().unwrap();
+    let s = open(root.path());
+    store_image(&s, &Image { uid: "1.2.3.2", series: "1.2.5.2", ..IMAGE }).unwrap();
+    store_image(&s, &IMAGE).unwrap();
+    crash(s, root.path(), |catalog| {
+        let ahead = chrono::Utc::now().timestamp() + 2 * 3600;
+        catalog.set_meta("open_since", Some(&ahead.to_string())).unwrap();
+        let delete = "DELETE FROM instances WHERE sop_instance_uid = '1.2.3.1'";
+        assert_eq!(catalog.connection().execute(delete, []).unwrap(), 1);
+    });
+    let _s = open(root.path());
     assert_eq!(every_row_has_its_file(root.path()), 2);
 }
 
