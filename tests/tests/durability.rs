@@ -154,7 +154,8 @@ fn what_a_start_finds_without_a_row_is_on_the_disk_before_its_sender_is_told_tha
     let session = tests::node::files_below(&root, ".dcm").remove(0).parent().unwrap().to_path_buf();
     synced_up_to(&root, &session, &calls);
     let mut images = watched.sender(uids::RT_IMAGE_STORAGE);
-    assert_eq!(watched.store(&mut images, uids::RT_IMAGE_STORAGE, &uid, &bytes), []);
+    let calls = watched.store(&mut images, uids::RT_IMAGE_STORAGE, &uid, &bytes);
+    assert!(!calls.iter().any(|call| matches!(call, Call::Rename(..))), "it was there: {calls:#?}");
 }
 
 #[test]

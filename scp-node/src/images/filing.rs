@@ -132,7 +132,11 @@ pub(super) fn enter(
     let place = place(catalog, received, Key::of(received).find(catalog)?, Some(directory))?;
     if place.directory != directory {
         let name = layout::file_name(prefix(&received.head), &received.sop_instance_uid);
-        moves.rename(&received.file, &catalog.root().join(&place.directory).join(name))?;
+        let to = catalog.root().join(&place.directory).join(name);
+        if to.exists() {
+            set_aside(catalog, &received.sop_instance_uid, &to, moves)?;
+        }
+        moves.rename(&received.file, &to)?;
     }
     insert(catalog, received, place.session)
 }

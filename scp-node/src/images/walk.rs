@@ -212,7 +212,7 @@ struct Coding {
     big_endian: bool,
 }
 
-/// What is inside a sequence of unknown VR, whatever is around it: PS3.5 §6.2.2 note 2.
+/// What is inside a sequence of unknown VR, whatever is around it: PS3.5 §6.2.2.
 const IMPLICIT_LITTLE: Coding = Coding { explicit_vr: false, big_endian: false };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -83,11 +83,13 @@ fn a_session_renamed_just_before_a_crash_is_found_again_when_its_directory_was_m
     let session = format!("070203_{}", layout::short_hash("1.2.5.1"));
     let to = root.path().join("QA_WL/WL_10MV/2026-11-20").join(session);
     std::fs::create_dir_all(&to).unwrap();
-    // The other one is still where it was.
-    let to = to.join("RI.1.2.3.1.dcm");
-    std::fs::rename(&path, &to).unwrap();
+    // The other one is still where it was, and something that is no image in its place.
+    std::fs::rename(&path, to.join("RI.1.2.3.1.dcm")).unwrap();
+    std::fs::write(&path, "damaged").unwrap();
     let _s = open(root.path());
     assert_eq!(every_row_has_its_file(root.path()), 2);
+    let kept = Catalog::open_readonly(root.path()).unwrap().kept().unwrap();
+    assert_eq!(std::fs::read(&kept[0].1).unwrap(), b"damaged");
 }
 
 #[test]
