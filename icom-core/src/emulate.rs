@@ -109,7 +109,7 @@ pub enum Left {
     Fin,
     /// The client reset the link, or died with unread data.
     Rst,
-    /// The client did not read for [`SEND_TIMEOUT`].
+    /// The client did not read for `SEND_TIMEOUT`.
     Stalled,
     /// The emulator closed it, by a fault or at its end.
     Emulator,

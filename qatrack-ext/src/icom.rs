@@ -1,6 +1,6 @@
 //! The linac's state now, and what it delivered: `qatrack_ext.icom`, `icom_deliveries`, `icom_record`.
 //!
-//! Input: names, days, files. Output: plain dicts (str, finite numbers, lists, None) and [`IcomRecord`]s. Everything is read from files
+//! Input: names, days, files. Output: plain dicts (str, finite numbers, lists, None) and `IcomRecord`s. Everything is read from files
 //! and SQLite that the listener wrote; no socket is touched. Trust: none in the files.
 
 use std::path::PathBuf;

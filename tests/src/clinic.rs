@@ -3,7 +3,7 @@
 //! Everything follows from a seed. Nothing in it is of a real clinic: names, numbers and metersets are invented, habits
 //! (how rows are created and edited, how clocks go wrong) are as published test data of PyMedPhys show them.
 //!
-//! [`Clinic::treatments`] and [`Clinic::logs`] are what alignment sees; [`tables`] fills a database with the same rows as
+//! [`Clinic::treatments`] and [`Clinic::log`] are what alignment sees; [`tables`] fills a database with the same rows as
 //! Mosaiq has them, [`records`] writes the same records as TRF files. [`score`] compares outcomes with the truth.
 
 pub mod clocks;

@@ -56,7 +56,7 @@ pub fn write(to: impl Write + Seek, noise_bytes: usize, records: impl Iterator<I
     zip.finish().unwrap();
 }
 
-/// A zip in memory: see [`write`].
+/// A zip in memory: see [`write()`].
 pub fn zip_of(noise_bytes: usize, records: impl Iterator<Item = (String, Vec<u8>)>) -> Vec<u8> {
     let mut bytes = std::io::Cursor::new(Vec::new());
     write(&mut bytes, noise_bytes, records);

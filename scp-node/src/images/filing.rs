@@ -1,6 +1,6 @@
 //! Gives an object its place: the rename and the row, together, under the catalog's write lock.
 //!
-//! Every function here runs inside [`Catalog::moving`], so that of all processes one at a time moves files, and what fails
+//! Every function here runs inside `Catalog::moving`, so that of all processes one at a time moves files, and what fails
 //! leaves neither rows nor files.
 
 use std::fs::File;

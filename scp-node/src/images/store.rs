@@ -1,4 +1,4 @@
-//! The writing side: objects stream into temporary files, and [`super::commit`] gives them their places.
+//! The writing side: objects stream into temporary files, and `commit.rs` gives them their places.
 //!
 //! State of an object: streaming into `_incoming` -> whole (walked to its end, synced when `durability = "full"`) ->
 //! committed (renamed, directory synced, in the catalog) -> acknowledged by the caller.

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 /// Runs of half a year, twice a day; each takes a few kB.
 const KEPT: usize = 400;
 
-/// Keeps the report of a run, and removes the oldest beyond [`KEPT`].
+/// Keeps the report of a run, and removes the oldest beyond `KEPT`.
 ///
 /// # Arguments
 /// * `what` — the command: `fetch`, `extract`, `sync`

@@ -3,7 +3,7 @@
 //! Input: the linacs with their [`Share`]s, and [`Options`]. Output: records under `to_be_indexed/<linac>/`, zips under
 //! `diagnostics/`, as [`Layout`] says, and a [`Collected`] that tells what happened. Trust: none in shares and zips.
 //!
-//! Each linac has a thread and a turn ([`turn`]) of its own, so that one that hangs, lies or is off delays no other. Nothing is removed
+//! Each linac has a thread and a turn (`turn`) of its own, so that one that hangs, lies or is off delays no other. Nothing is removed
 //! before what takes its place is verified: a copy is compared with the bytes that came, records with the zip's checksums, and
 //! all are on the disk (fsync) under their final names before the zip is moved. Killed anywhere, the next run goes on.
 
