@@ -13,7 +13,7 @@ mod labels;
 pub mod layout;
 mod moves;
 pub mod reindex;
-mod rows;
+pub(crate) mod rows;
 mod schema;
 mod spool;
 pub mod store;
