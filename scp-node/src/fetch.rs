@@ -5,7 +5,7 @@
 //! whether that session's series still has the same images (one narrow C-FIND, unless it was just listed) → what of it is
 //! missing on disk → C-MOVE of that alone to our own AE (`mover`), into the running service or a receiver of our own (`inbox`)
 //! → `hand_out` when every listed instance is there, else nothing. Several processes may do this at once: they take turns
-//! (`lock`) per patient when asking and looking inside, and per plan when moving, so that the second finds done what the
+//! (`lock`) per patient when asking and looking inside, and per series when moving, so that the second finds done what the
 //! first did. Input: a patient ID and a label from a user, answers of an archive; neither is trusted with paths.
 
 mod choice;
@@ -15,6 +15,7 @@ mod job;
 mod lock;
 mod memory;
 mod mover;
+mod ours;
 mod refresh;
 
 use std::time::Duration;
@@ -32,9 +33,10 @@ pub use choice::is_of_type;
 #[cfg(feature = "server")]
 pub(crate) use inbox::store_for_service;
 pub use inbox::{has_guests, see_guests_out};
-use job::Job;
+use job::{Ask, Job};
 pub use memory::last_answered;
 use memory::{Listing, Memory};
+pub(crate) use memory::{remember_strategy, strategy};
 
 /// What is wanted.
 #[derive(Debug, Clone, Default)]
@@ -118,15 +120,36 @@ impl FetchRequest {
         Self { patient_id: patient_id.into(), plan_label: Some(plan_label.into()), ..Self::default() }
     }
 
-    fn check(&self) -> Result<()> {
-        if self.patient_id.trim().is_empty() {
-            return Err(misuse("a patient ID is needed", "give --patient"));
-        }
-        if self.plan_label.as_deref().is_none_or(str::is_empty) && self.plan_uid.is_none() {
+    /// Itself, without the spaces that mean nothing.
+    fn checked(&self) -> Result<Self> {
+        let patient_id = checked_patient_id(&self.patient_id)?.to_owned();
+        let plan_label = self.plan_label.as_deref().map(|l| l.trim_matches(' ').to_owned());
+        if plan_label.as_deref().is_none_or(str::is_empty) && self.plan_uid.is_none() {
             return Err(misuse("a plan is needed", "give its label with --plan, or its UID with --plan-uid"));
         }
-        Ok(())
+        Ok(Self { patient_id, plan_label: plan_label.filter(|l| !l.is_empty()), ..self.clone() })
     }
+}
+
+/// One patient, not several, without the spaces at its ends, which mean nothing (PS3.5 §6.2, LO).
+fn checked_patient_id(text: &str) -> Result<&str> {
+    let patient_id = text.trim_matches(' ');
+    if patient_id.is_empty() {
+        return Err(misuse("a patient ID is needed", "give --patient"));
+    }
+    if patient_id.contains('\\') {
+        return Err(misuse(
+            "a patient ID holds no backslash, which separates values in DICOM",
+            "give the ID of one patient",
+        ));
+    }
+    if patient_id.chars().all(|c| matches!(c, '*' | '?')) {
+        return Err(misuse(
+            "a patient ID of wildcards alone means every patient",
+            "give the ID of one patient",
+        ));
+    }
+    Ok(patient_id)
 }
 
 fn misuse(what: &str, hint: &str) -> Error {
@@ -141,7 +164,7 @@ fn misuse(what: &str, hint: &str) -> Error {
 /// # Errors
 /// [`Error::Misuse`], [`Error::Settings`]; [`Error::Catalog`] when the catalog cannot be read.
 pub fn kept(request: &FetchRequest, settings: &Settings) -> Result<Option<Fetched>> {
-    request.check()?;
+    let request = &request.checked()?;
     let archive = Archive::new(settings.archive(request.archive.as_deref())?, &settings.node.ae_title);
     if request.refresh {
         return Ok(None);
@@ -177,11 +200,11 @@ pub async fn fetch(
     cancel: &CancellationToken,
     progress: &mut dyn FnMut(Step),
 ) -> Result<Fetched> {
-    request.check()?;
+    let request = &request.checked()?;
     let archive = Archive::new(settings.archive(request.archive.as_deref())?, &settings.node.ae_title);
     let mut catalog = Catalog::open(&settings.images.root)?;
+    let strategy = strategy(&mut catalog, &archive)?;
     let mut memory = Memory::new(&mut catalog, &archive.peer());
-    let strategy = refresh::strategy(&memory, &archive)?;
     let mut inquiry = Inquiry::new(&archive, strategy, cancel);
     let mut job = Job::new(request, settings, cancel, progress);
     let work = job.run(&mut memory, &mut inquiry);
@@ -295,18 +318,21 @@ async fn listing(
     cancel: &CancellationToken,
     labels: bool,
 ) -> Result<Listing> {
+    let patient_id = checked_patient_id(patient_id)?;
     let archive = Archive::new(settings.archive(archive)?, &settings.node.ae_title);
     let mut catalog = Catalog::open(&settings.images.root)?;
+    let strategy = strategy(&mut catalog, &archive)?;
     let mut memory = Memory::new(&mut catalog, &archive.peer());
-    let mut inquiry = Inquiry::new(&archive, refresh::strategy(&memory, &archive)?, cancel);
-    // Who looks for a plan may just have renamed it.
-    refresh::ask(&mut memory, &mut inquiry, patient_id, true).await?;
+    let mut inquiry = Inquiry::new(&archive, strategy, cancel);
+    let request = FetchRequest { patient_id: patient_id.into(), ..FetchRequest::default() };
+    let mut silent = |_| {};
+    let mut job = Job::new(&request, settings, cancel, &mut silent);
+    // In turn, lest a slow answer put an older listing in the place of a fetch's. Who looks for a plan may just have
+    // renamed it.
+    job.ask(&mut memory, &mut inquiry, Ask::LabelsToo).await?;
     let mut listing = memory.catalog.snapshot(|| memory.listing(patient_id))?;
     let unlabelled: Vec<ListedPlan> = listing.plans.iter().filter(|p| p.label.is_none()).cloned().collect();
     if labels && !unlabelled.is_empty() {
-        let request = FetchRequest { patient_id: patient_id.into(), ..FetchRequest::default() };
-        let mut silent = |_| {};
-        let mut job = Job::new(&request, settings, cancel, &mut silent);
         let moved = job.bring_headers(&mut memory, &mut inquiry, &unlabelled, &[]).await;
         job.close().await;
         moved?;

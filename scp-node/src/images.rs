@@ -16,7 +16,7 @@ pub mod layout;
 mod moves;
 mod notes;
 pub mod reindex;
-mod rows;
+pub(crate) mod rows;
 mod schema;
 mod spool;
 pub mod store;

@@ -26,8 +26,6 @@ impl Status {
     pub const SUCCESS: Self = Self(0x0000);
     /// An answer; more follow.
     pub const PENDING: Self = Self(0xFF00);
-    /// An answer that did not match on optional keys; more follow.
-    pub const PENDING_OPTIONAL_KEYS: Self = Self(0xFF01);
     /// Matching or sub-operations ended by C-CANCEL.
     pub const CANCEL: Self = Self(0xFE00);
     /// C-STORE refused: out of resources.

@@ -4,9 +4,12 @@
 //! date, image type and MV/kV are applied to every image, not to the first of a series. What a listing leaves open is
 //! never guessed: the choice then names the objects whose headers must be had first, as far as they may change it.
 
-use std::collections::BTreeMap;
+mod sentences;
 
-use chrono::{NaiveDate, NaiveDateTime};
+use std::collections::{BTreeMap, BTreeSet};
+
+use chrono::{NaiveDate, NaiveDateTime, NaiveTime};
+use sentences::PassedOver;
 
 use super::memory::Listing;
 use super::{FetchRequest, ListedSession};
@@ -14,9 +17,6 @@ use crate::error::Error;
 use crate::images::Beam;
 use crate::names::Uid;
 use crate::scu::{ListedImage, ListedPlan};
-
-/// Most labels that an error lists.
-const LABELS_SHOWN: usize = 12;
 
 /// The images of one session, as the archive lists them.
 #[derive(Debug, Clone, PartialEq)]
@@ -64,39 +64,52 @@ pub(super) fn choose(listing: &Listing, wish: &FetchRequest, unread: &Unread) ->
             let plans = unlabelled.values().filter(is_to_be_read).map(|p| (*p).clone()).collect();
             return Choice::Headers { plans, images: Vec::new() };
         }
-        Err(error) => return Choice::Nothing(unless_unread(error, &unlabelled, unread)),
+        Err(error) => return Choice::Nothing(sentences::unless_unread(error, &unlabelled, unread)),
     };
     let mut open = Vec::new();
     let mut matching = Vec::new();
     let mut doubtful = Vec::new();
+    let mut unlisted = Vec::new();
     let mut passed_over = PassedOver::default();
+    let plans = Plans { candidates: &candidates, unlabelled: &unlabelled, known: listing.plan_uids() };
     for image in &listing.images {
-        match judge(image, listing, &candidates, &unlabelled, wish) {
+        match judge(image, listing, &plans, wish) {
             Verdict::Matches => matching.push(image),
             Verdict::MatchesPlanWithoutLabel => doubtful.push(image),
+            Verdict::MatchesUnknownPlan => unlisted.push(image),
             Verdict::Open => open.push(image.clone()),
             Verdict::Differs(why) => passed_over.count(why, image),
         }
     }
-    let mut sessions = group(&matching, &candidates);
+    let mut sessions = group(&matching, listing, &candidates);
     if let Some(before) = wish.before {
+        passed_over.too_late = sessions.iter().filter_map(|s| s.acquired).filter(|a| *a >= before).min();
         sessions.retain(|s| s.acquired.is_some_and(|a| a < before));
         doubtful.retain(|i| i.acquired.is_some_and(|a| a < before));
+        unlisted.retain(|i| i.acquired.is_some_and(|a| a < before));
     }
     open.retain(|image| wish.all_dates || sessions.first().is_none_or(|newest| may_change(newest, image)));
+    open.extend(times_that_decide(&matching, &sessions, listing, wish));
     let named = |plan: &&&ListedPlan| doubtful.iter().any(|i| i.plan_uid.as_ref() == Some(&plan.plan_uid));
     let plans: Vec<ListedPlan> =
         unlabelled.values().filter(named).filter(is_to_be_read).map(|p| (*p).clone()).collect();
     if !open.is_empty() || !plans.is_empty() {
         return Choice::Headers { plans, images: open };
     }
-    if let Some(error) = newer_but_unread(&doubtful, sessions.first(), wish, unread) {
+    if let Some(error) = sentences::newer_but_unread(&doubtful, sessions.first(), wish, unread) {
         return Choice::Nothing(error);
     }
-    let Some(newest) = sessions.first() else { return Choice::Nothing(passed_over.explain(wish)) };
-    let mut notices = notices(&candidates, &sessions, newest, wish);
-    notices.extend(unread.iter().filter_map(|(plan, why)| notice_of_unread(plan, why, &doubtful)));
-    if !wish.all_dates {
+    let Some(newest) = sessions.first().cloned() else {
+        return Choice::Nothing(passed_over.explain(wish, &unlisted));
+    };
+    let mut notices = sentences::notices(&candidates, listing, &sessions, &newest, wish);
+    notices.extend(unread.iter().filter_map(|(plan, why)| sentences::notice_of_unread(plan, why, &doubtful)));
+    unlisted.retain(|i| i.acquired > newest.acquired);
+    notices.extend(sentences::of_unlisted_plans("newer images", &unlisted));
+    if wish.all_dates {
+        // Another plan that has the label is another plan all the same.
+        sessions.retain(|s| s.plan_uid == newest.plan_uid);
+    } else {
         sessions.truncate(1);
     }
     Choice::Sessions { sessions, notices }
@@ -109,64 +122,29 @@ fn unlabelled<'a>(listing: &'a Listing, wish: &FetchRequest) -> BTreeMap<&'a Uid
     plans.map(|p| (&p.plan_uid, p)).collect()
 }
 
-/// The error that there is no such plan; where it may be one whose label is not known, that this is not known.
-fn unless_unread(error: Error, unlabelled: &BTreeMap<&Uid, &ListedPlan>, unread: &Unread) -> Error {
-    let Some((plan, why)) = unlabelled.keys().find_map(|uid| unread.get_key_value(*uid)) else {
-        return error;
-    };
-    let n = unlabelled.len();
-    let which = if n == 1 { format!("plan {plan}") } else { format!("{n} plans, such as {plan},") };
-    Error::Incomplete {
-        what: format!("{error}; the label of {which} is not known ({})", why.what),
-        hint: format!("--plan-uid {plan} chooses it if it is the one that is meant; {}", why.hint),
-        missing: unlabelled.keys().map(ToString::to_string).collect(),
-        comment: why.comment.clone(),
-    }
-}
-
-/// Images of a later day than what would be handed out, of a plan that may be the wanted one: an older session must not
-/// pass for the newest.
-fn newer_but_unread(
-    doubtful: &[&ListedImage],
-    newest: Option<&ChosenSession>,
-    wish: &FetchRequest,
-    unread: &Unread,
-) -> Option<Error> {
-    let image = doubtful.iter().max_by_key(|i| i.acquired)?;
-    let (plan, why) = unread.get_key_value(image.plan_uid.as_ref()?)?;
-    if newest.is_some_and(|newest| image.date() <= newest.date) {
-        return None;
-    }
-    let label = wish.plan_label.as_deref().unwrap_or_default();
-    let on = image.date().map(|d| format!(" (of {d})")).unwrap_or_default();
-    let other = newest
-        .map(|n| format!(", --plan-uid {} the one that is called `{label}` for certain", n.plan_uid))
-        .unwrap_or_default();
-    Some(Error::Incomplete {
-        what: format!(
-            "the newest images{on} belong to plan {plan}, which may be called `{label}`: its label is not known ({})",
-            why.what
-        ),
-        hint: format!("--plan-uid {plan} chooses it{other}; {}", why.hint),
-        missing: vec![plan.to_string()],
-        comment: why.comment.clone(),
-    })
-}
-
-fn notice_of_unread(plan: &Uid, why: &Reason, doubtful: &[&ListedImage]) -> Option<String> {
-    let images = doubtful.iter().filter(|i| i.plan_uid.as_ref() == Some(plan)).count();
-    (images > 0).then(|| {
-        format!(
-            "the label of plan {plan} (images that name it: {images}) is not known ({}): --plan-uid chooses it if it is the one that is meant",
-            why.what
-        )
-    })
-}
-
 /// Whether an image of which something is not known yet may belong to the newest session, or to a newer one; by day, since
 /// a time may be missing. Those of older ones stay where they are: a patient may have thousands.
 fn may_change(newest: &ChosenSession, image: &ListedImage) -> bool {
     image.acquired.is_none() || image.date() >= newest.date
+}
+
+/// Images of which only the date is known, and whose time decides: which of several sessions of the newest day is the
+/// newest, or whether it was before the time that is asked for.
+fn times_that_decide(
+    matching: &[&ListedImage],
+    sessions: &[ChosenSession],
+    listing: &Listing,
+    wish: &FetchRequest,
+) -> Vec<ListedImage> {
+    let newest_day = sessions.first().and_then(|s| s.date);
+    let is_shared = sessions.iter().filter(|s| s.date == newest_day).count() > 1;
+    let decides = |date: NaiveDate| {
+        wish.before.is_some_and(|b| b.date() == date && b.time() != NaiveTime::MIN)
+            || is_shared && newest_day == Some(date)
+    };
+    let can_learn = |i: &&&ListedImage| !i.is_timed() && !listing.on_disk.contains(&i.sop_instance_uid);
+    let open = matching.iter().filter(can_learn).filter(|i| i.date().is_some_and(decides));
+    open.map(|i| (*i).clone()).collect()
 }
 
 /// Plans that may be meant: UID to label.
@@ -174,7 +152,7 @@ type Candidates = BTreeMap<Uid, Option<String>>;
 
 fn candidates(listing: &Listing, wish: &FetchRequest) -> Result<Candidates, Error> {
     if let Some(plan_uid) = &wish.plan_uid {
-        let label = listing.plans.iter().find(|p| &p.plan_uid == plan_uid).and_then(|p| p.label.clone());
+        let label = listing.labels().find(|p| p.plan_uid == plan_uid).map(|p| p.label.to_owned());
         if let (Some(label), Some(wanted)) = (&label, &wish.plan_label)
             && label != wanted
         {
@@ -183,38 +161,20 @@ fn candidates(listing: &Listing, wish: &FetchRequest) -> Result<Candidates, Erro
                 hint: "leave out the label, or give the UID of the plan that has it".into(),
             });
         }
-        return Ok([(plan_uid.clone(), label.or_else(|| wish.plan_label.clone()))].into());
+        return Ok([(plan_uid.clone(), label)].into());
     }
     let wanted = wish.plan_label.as_deref().unwrap_or_default();
-    let with_label = listing.plans.iter().filter(|p| p.label.as_deref() == Some(wanted));
-    let found: Candidates = with_label.map(|p| (p.plan_uid.clone(), p.label.clone())).collect();
-    if found.is_empty() { Err(no_such_plan(listing, wanted)) } else { Ok(found) }
-}
-
-fn no_such_plan(listing: &Listing, wanted: &str) -> Error {
-    let mut labels: Vec<&str> = listing.plans.iter().filter_map(|p| p.label.as_deref()).collect();
-    labels.sort_unstable();
-    labels.dedup();
-    let alike = labels.iter().find(|l| l.to_lowercase() == wanted.to_lowercase());
-    let hint = match (alike, labels.len()) {
-        (Some(alike), _) => format!("upper and lower case count: there is `{alike}`"),
-        (None, 0) => {
-            "the archive lists no plan of this patient: check the patient ID, upper and lower case count"
-                .into()
-        }
-        (None, n) => {
-            let more = if n > LABELS_SHOWN { ", …" } else { "" };
-            labels.truncate(LABELS_SHOWN);
-            format!("the patient's plans are: {}{more}", labels.join(", "))
-        }
-    };
-    Error::NotFound { what: format!("the archive has no plan called `{wanted}` for this patient"), hint }
+    let with_label = listing.labels().filter(|p| p.label == wanted);
+    let found: Candidates = with_label.map(|p| (p.plan_uid.clone(), Some(p.label.to_owned()))).collect();
+    if found.is_empty() { Err(sentences::no_such_plan(listing, wanted)) } else { Ok(found) }
 }
 
 enum Verdict {
     Matches,
     /// All but the plan's label, which is not known.
     MatchesPlanWithoutLabel,
+    /// All but the plan, of which nothing is known but that images name it.
+    MatchesUnknownPlan,
     Open,
     Differs(Difference),
 }
@@ -228,22 +188,26 @@ enum Difference {
     UnknownBeam,
 }
 
-fn judge(
-    image: &ListedImage,
-    listing: &Listing,
-    candidates: &Candidates,
-    unlabelled: &BTreeMap<&Uid, &ListedPlan>,
-    wish: &FetchRequest,
-) -> Verdict {
+struct Plans<'a> {
+    candidates: &'a Candidates,
+    unlabelled: &'a BTreeMap<&'a Uid, &'a ListedPlan>,
+    /// Those that the archive lists, or whose label the catalog knows.
+    known: BTreeSet<&'a Uid>,
+}
+
+fn judge(image: &ListedImage, listing: &Listing, plans: &Plans<'_>, wish: &FetchRequest) -> Verdict {
     let beam = if wish.kv { Beam::Kv } else { Beam::Mv };
     // What is still unknown of an image on disk, the image does not say. Of another one it may be the answer alone that
     // lacks it, also where the archive tells it of others.
     let can_learn = !listing.on_disk.contains(&image.sop_instance_uid);
     let mut open = false;
-    let mut has_label = true;
+    let mut matches = Verdict::Matches;
     match &image.plan_uid {
-        Some(plan) if candidates.contains_key(plan) => {}
-        Some(plan) if unlabelled.contains_key(plan) => has_label = false,
+        Some(plan) if plans.candidates.contains_key(plan) => {}
+        Some(plan) if plans.unlabelled.contains_key(plan) => matches = Verdict::MatchesPlanWithoutLabel,
+        Some(plan) if wish.plan_uid.is_none() && !plans.known.contains(plan) => {
+            matches = Verdict::MatchesUnknownPlan;
+        }
         None if can_learn => open = true,
         _ => return Verdict::Differs(Difference::Plan),
     }
@@ -274,10 +238,11 @@ fn judge(
         None if can_learn => open = true,
         None => return Verdict::Differs(Difference::UnknownBeam),
     }
-    match (open, has_label) {
-        (true, _) => Verdict::Open,
-        (false, true) => Verdict::Matches,
-        (false, false) => Verdict::MatchesPlanWithoutLabel,
+    match matches {
+        // Not worth a look: it would be told at most.
+        Verdict::MatchesUnknownPlan if open => Verdict::Differs(Difference::Plan),
+        _ if open => Verdict::Open,
+        matches => matches,
     }
 }
 
@@ -292,7 +257,7 @@ pub fn is_of_type(image_type: &str, wanted: &str) -> bool {
     have.clone().count() == want.clone().count() && have.zip(want).all(|(value, wanted)| same(value, wanted))
 }
 
-fn group(images: &[&ListedImage], candidates: &Candidates) -> Vec<ChosenSession> {
+fn group(images: &[&ListedImage], listing: &Listing, candidates: &Candidates) -> Vec<ChosenSession> {
     let mut groups: BTreeMap<(&Uid, &Uid, Option<NaiveDate>), Vec<ListedImage>> = BTreeMap::new();
     for image in images {
         if let Some(plan) = &image.plan_uid {
@@ -306,12 +271,22 @@ fn group(images: &[&ListedImage], candidates: &Candidates) -> Vec<ChosenSession>
             plan_label: candidates.get(plan).cloned().flatten(),
             series_uid: series.clone(),
             date,
-            acquired: images.iter().filter_map(|i| i.acquired).min(),
+            acquired: first_acquired(images.iter()),
             images,
         })
         .collect();
-    sessions.sort_by(|a, b| (b.acquired, &b.series_uid).cmp(&(a.acquired, &a.series_uid)));
+    let dated: BTreeMap<&Uid, Option<NaiveDateTime>> =
+        listing.labels().map(|p| (p.plan_uid, p.dated)).collect();
+    // Of the same time: the newer plan.
+    let age = |s: &ChosenSession| (s.acquired, dated.get(&s.plan_uid).copied().flatten());
+    sessions.sort_by(|a, b| (age(b), &b.series_uid).cmp(&(age(a), &a.series_uid)));
     sessions
+}
+
+/// When the first of them was acquired, among those of which a time is known; midnight where there is none.
+fn first_acquired<'a>(images: impl Iterator<Item = &'a ListedImage> + Clone) -> Option<NaiveDateTime> {
+    let timed = images.clone().filter(|i| i.is_timed()).filter_map(|i| i.acquired).min();
+    timed.or_else(|| images.filter_map(|i| i.acquired).min())
 }
 
 /// Plan, series and date: what makes a session.
@@ -320,6 +295,7 @@ type SessionKey<'a> = (Option<&'a Uid>, &'a Uid, Option<NaiveDate>);
 /// The sessions of a patient, whatever their plan, for a user to look at; newest first.
 pub(super) fn summarize(listing: &Listing) -> Vec<ListedSession> {
     let listed = |plan: &Uid| listing.plans.iter().find(|p| &p.plan_uid == plan);
+    let labels: BTreeMap<&Uid, &str> = listing.labels().map(|p| (p.plan_uid, p.label)).collect();
     let on_disk = |uid: &Uid| listing.on_disk.contains(uid);
     let mut groups: BTreeMap<SessionKey<'_>, Vec<&ListedImage>> = BTreeMap::new();
     for image in &listing.images {
@@ -338,9 +314,9 @@ pub(super) fn summarize(listing: &Listing) -> Vec<ListedSession> {
             let untold = [("plan", plan_is_untold), ("date", date_is_untold)];
             ListedSession {
                 series_uid: series.clone(),
-                acquired: images.iter().filter_map(|i| i.acquired).min(),
+                acquired: first_acquired(images.iter().copied()),
                 plan_uid: plan.cloned(),
-                plan_label: plan.and_then(listed).and_then(|p| p.label.clone()),
+                plan_label: plan.and_then(|plan| labels.get(plan)).map(|l| (*l).to_owned()),
                 mv: count(&images, Some(Beam::Mv)),
                 kv: count(&images, Some(Beam::Kv)),
                 unknown: count(&images, None),
@@ -354,75 +330,6 @@ pub(super) fn summarize(listing: &Listing) -> Vec<ListedSession> {
         .collect();
     sessions.sort_by(|a, b| (b.acquired, &b.series_uid).cmp(&(a.acquired, &a.series_uid)));
     sessions
-}
-
-fn notices(
-    candidates: &Candidates,
-    sessions: &[ChosenSession],
-    newest: &ChosenSession,
-    wish: &FetchRequest,
-) -> Vec<String> {
-    if candidates.len() < 2 {
-        return Vec::new();
-    }
-    let label = wish.plan_label.as_deref().unwrap_or_default();
-    let others: Vec<&str> = candidates.keys().filter(|u| **u != newest.plan_uid).map(Uid::as_str).collect();
-    let also = sessions.iter().any(|s| s.plan_uid != newest.plan_uid);
-    let why = if also { "the newest images belong to it" } else { "only it has such images" };
-    vec![format!(
-        "{} plans are called `{label}`: took {}, since {why}; --plan-uid chooses another ({})",
-        candidates.len(),
-        newest.plan_uid,
-        others.join(", ")
-    )]
-}
-
-/// Why images were passed over, for the sentence when none is left.
-#[derive(Debug, Default)]
-struct PassedOver {
-    date: usize,
-    newest_other_date: Option<NaiveDate>,
-    image_type: usize,
-    other_beam: usize,
-    unknown_beam: usize,
-}
-
-impl PassedOver {
-    fn count(&mut self, why: Difference, image: &ListedImage) {
-        match why {
-            Difference::Plan => {}
-            Difference::Date => {
-                self.date += 1;
-                self.newest_other_date = self.newest_other_date.max(image.date());
-            }
-            Difference::ImageType => self.image_type += 1,
-            Difference::OtherBeam => self.other_beam += 1,
-            Difference::UnknownBeam => self.unknown_beam += 1,
-        }
-    }
-
-    fn explain(&self, wish: &FetchRequest) -> Error {
-        let (wanted, other, flag) =
-            if wish.kv { ("kV", "MV", "leave out --kv") } else { ("MV", "kV", "add --kv") };
-        let on = wish.date.map(|d| format!(" of {d}")).unwrap_or_default();
-        let plan = match (&wish.plan_label, &wish.plan_uid) {
-            (Some(label), _) => format!("plan `{label}`"),
-            (None, Some(uid)) => format!("plan {uid}"),
-            (None, None) => "this plan".into(),
-        };
-        let hint = if self.unknown_beam > 0 {
-            format!("{} images of it say neither MV nor kV, so they are not used", self.unknown_beam)
-        } else if self.other_beam > 0 {
-            format!("{} {other} images of it are there: {flag} if you mean those", self.other_beam)
-        } else if self.image_type > 0 {
-            format!("{} images of it have another Image Type: check --image-type", self.image_type)
-        } else if let Some(date) = self.newest_other_date {
-            format!("the newest image of it is of {date}")
-        } else {
-            "no image names this plan: the images may not have reached the archive yet, or belong to another plan".into()
-        };
-        Error::NotFound { what: format!("the archive has no {wanted} image{on} for {plan}"), hint }
-    }
 }
 
 #[cfg(test)]

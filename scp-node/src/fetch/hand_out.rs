@@ -23,7 +23,7 @@ pub(super) fn whole_already(
     {
         return Ok(None);
     }
-    match hand_out(catalog, &request.patient_id, listing, sessions, notices, (0, 0)) {
+    match hand_out(catalog, request, listing, sessions, notices, (0, 0)) {
         // A file may have been removed.
         Err(Error::Incomplete { .. }) => Ok(None),
         handed_out => handed_out.map(Some),
@@ -76,17 +76,31 @@ fn untold(
 /// * `moved`, `queries` — what it took
 pub(super) fn hand_out(
     catalog: &Catalog,
-    patient_id: &str,
+    request: &FetchRequest,
     listing: &Listing,
     chosen: Vec<ChosenSession>,
     mut notices: Vec<String>,
     (moved, queries): (usize, usize),
 ) -> Result<Fetched> {
     let plan = chosen.first().map(|c| (c.plan_uid.to_string(), c.plan_label.clone())).unwrap_or_default();
-    let from_catalog = |c: &ChosenSession| from_catalog(catalog, patient_id, listing, c);
+    let from_catalog = |c: &ChosenSession| from_catalog(catalog, request, listing, c);
     let sessions: Vec<FetchedSession> = chosen.iter().map(from_catalog).collect::<Result<_>>()?;
-    notices.extend(sessions.iter().filter(|s| !s.unlisted.is_empty()).map(unlisted));
+    for fetched in &sessions {
+        match miscounted(listing, &fetched.session.series_uid) {
+            Some(notice) => notices.push(notice),
+            None if fetched.unlisted.is_empty() => {}
+            None => notices.push(unlisted(fetched)),
+        }
+    }
     Ok(Fetched { sessions, plan_uid: plan.0, plan_label: plan.1, notices, moved, queries })
+}
+
+/// What an archive counts and does not list may be an image that is missing here.
+fn miscounted(listing: &Listing, series_uid: &str) -> Option<String> {
+    let (_, n) = listing.miscounted.iter().find(|(uid, _)| uid.as_str() == series_uid)?;
+    (n.counted > n.listed).then(|| {
+        format!("the archive counts {} images in series {series_uid} and lists {}", n.counted, n.listed)
+    })
 }
 
 /// The directory is not named: it holds the patient's ID, and notices are logged.
@@ -103,14 +117,21 @@ fn unlisted(session: &FetchedSession) -> String {
     )
 }
 
+/// Whether what the objects say of their time is what was asked for; what they do not say is the archive's to say.
+fn is_in_time(instances: &[Instance], request: &FetchRequest) -> bool {
+    let mut acquired = instances.iter().filter_map(|i| i.acquired);
+    let is_before = |b| acquired.clone().min().is_none_or(|a| a < b);
+    request.before.is_none_or(is_before) && request.date.is_none_or(|d| acquired.all(|a| a.date() == d))
+}
+
 fn from_catalog(
     catalog: &Catalog,
-    patient_id: &str,
+    request: &FetchRequest,
     listing: &Listing,
     chosen: &ChosenSession,
 ) -> Result<FetchedSession> {
     let filter = SessionFilter {
-        patient_id: Some(patient_id.to_owned()),
+        patient_id: Some(request.patient_id.clone()),
         plan_uid: Some(chosen.plan_uid.to_string()),
         series_uid: Some(chosen.series_uid.to_string()),
         ..SessionFilter::default()
@@ -120,7 +141,7 @@ fn from_catalog(
         let all = catalog.instances(&session)?;
         let is_wanted = |i: &Instance| wanted.contains(i.sop_instance_uid.as_str());
         let (instances, others): (Vec<Instance>, Vec<Instance>) = all.into_iter().partition(is_wanted);
-        if instances.len() < wanted.len() {
+        if instances.len() < wanted.len() || !is_in_time(&instances, request) {
             continue;
         }
         let there = |i: &&Instance| i.is_there();
@@ -143,12 +164,10 @@ fn from_catalog(
         return Ok(FetchedSession { session, instances, unlisted });
     }
     Err(Error::Incomplete {
-        what:
-            "the images are on disk, but what they say about plan or date differs from what the archive lists"
-                .into(),
-        hint:
-            "run `scp-node reindex`; if it stays so, the archive changed the images after they were fetched"
-                .into(),
+        what: "the images are on disk, but what they say about patient, plan or date differs from what the archive lists"
+            .into(),
+        hint: "the archive changed them after they were fetched, or a corrected file was put into images.root: for the former, move their session's directory out of images.root, run `scp-node reindex`, and fetch again; for the latter, `scp-node reindex` is enough"
+            .into(),
         missing: Vec::new(),
         comment: None,
     })

@@ -12,20 +12,20 @@ use super::hand_out::{hand_out, is_there, remember_plans};
 use super::inbox::Inbox;
 use super::lock::{Kind, Turn};
 use super::memory::{Listing, Memory};
-use super::{FetchRequest, Fetched, Step, mover, refresh};
+use super::{FetchRequest, Fetched, Step, mover, ours, refresh};
 use crate::error::{Error, Result};
-use crate::images::Catalog;
+use crate::images::{Catalog, layout};
 use crate::names::Uid;
 use crate::scu::{Inquiry, ListedImage, ListedPlan};
 use crate::settings::Settings;
 
-/// How often headers may be fetched before the choice must stand. Justification: once for plans, once for images, and
-/// once more when images name a plan that came between.
+/// How often headers may be fetched before the choice must stand. Justification: once for plans, once for images, once
+/// more when images name a plan that came between, and once when a date that is read makes a time decide.
 const ROUNDS_MAX: usize = 4;
 
 /// When the archive is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ask {
+pub(super) enum Ask {
     /// When nobody asked within the freshness time.
     UnlessFresh,
     /// Even then.
@@ -95,9 +95,6 @@ impl<'a> Job<'a> {
                         continue;
                     }
                     remember_plans(memory.catalog, &patient_id, &listing.plans, &sessions)?;
-                    let plan = sessions.first().map_or("", |s| s.plan_uid.as_str());
-                    let turn = format!("move {} {patient_id} {plan}", inquiry.archive().peer());
-                    let _turn = self.turn(inquiry, &turn).await?;
                     if let Err(error) = self.bring_sessions(memory, inquiry, &listing, &sessions).await {
                         // What did not come may have been deleted meanwhile.
                         self.listed.clear();
@@ -111,9 +108,13 @@ impl<'a> Job<'a> {
                         }
                         return Err(error);
                     }
+                    // What the objects say may differ from what was told of them: the choice must still stand.
+                    if !is_there(&listing, &sessions) {
+                        continue;
+                    }
                     return hand_out(
                         memory.catalog,
-                        &patient_id,
+                        self.request,
                         &listing,
                         sessions,
                         notices,
@@ -132,7 +133,12 @@ impl<'a> Job<'a> {
     }
 
     /// Asks the archive; whether it has answered, us or another one, since we began to.
-    async fn ask(&mut self, memory: &mut Memory<'_>, inquiry: &mut Inquiry, ask: Ask) -> Result<bool> {
+    pub(super) async fn ask(
+        &mut self,
+        memory: &mut Memory<'_>,
+        inquiry: &mut Inquiry,
+        ask: Ask,
+    ) -> Result<bool> {
         let patient_id = &self.request.patient_id;
         let began_ms = refresh::now_ms();
         let _turn = self.turn_to_ask(inquiry).await?;
@@ -194,6 +200,7 @@ impl<'a> Job<'a> {
         catalog: &Catalog,
         wanted: &mover::Wanted,
     ) -> Result<()> {
+        ours::takes_patient(self.settings, &self.request.patient_id)?;
         let inbox = match &mut self.inbox {
             Some(inbox) => inbox,
             None => self.inbox.insert(Inbox::open(self.settings, self.cancel).await?),
@@ -270,6 +277,11 @@ impl<'a> Job<'a> {
         listing: &Listing,
         session: &ChosenSession,
     ) -> Result<()> {
+        // By series, whoever chose it and why; of 16 turns per patient, since each leaves a small file for ever.
+        let series = layout::short_hash(session.series_uid.as_str());
+        let nth = series.get(..1).unwrap_or_default();
+        let turn = format!("move {} {} {nth}", inquiry.archive().peer(), self.request.patient_id);
+        let _turn = self.turn(inquiry, &turn).await?;
         let here = catalog.on_disk(session.images.iter().map(|i| &i.sop_instance_uid))?;
         let missing: Vec<Uid> = session
             .images

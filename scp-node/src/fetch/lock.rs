@@ -74,7 +74,7 @@ impl Turn {
     }
 }
 
-/// One small file per name; names are few: patients and plans that were ever fetched. Removing one would race with those
+/// One small file per name; names are few: some per patient that was ever fetched. Removing one would race with those
 /// who wait for it.
 fn file(root: &Path, name: &str) -> PathBuf {
     root.join(layout::CATALOG).join("locks").join(format!("{}.lock", layout::short_hash(name)))

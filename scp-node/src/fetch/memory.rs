@@ -4,18 +4,17 @@
 //! It spares questions, never answers: a listing is used again only while it is fresh, or while the archive's count of a
 //! series' instances is unchanged. It is not rebuilt by a reindex; forgetting it costs one more question.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use chrono::{DateTime, NaiveDateTime, Utc};
 use rusqlite::{OptionalExtension, params};
 
 use crate::error::Result;
-use crate::images::{Beam, Catalog};
+use crate::images::rows::{TIME_FORMAT, beam_from, beam_text, time};
+use crate::images::{Catalog, PlanRecord};
 use crate::names::Uid;
-use crate::scu::{ListedImage, ListedPlan, ListedSeries, Peer};
+use crate::scu::{Archive, ListedImage, ListedPlan, ListedSeries, Peer};
 use crate::settings::Strategy;
-
-const TIME_FORMAT: &str = "%Y-%m-%dT%H:%M:%S%.6f";
 
 /// When a patient was asked about, milliseconds since 1970.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -29,8 +28,43 @@ pub(super) struct Asked {
 pub(super) struct Listing {
     pub images: Vec<ListedImage>,
     pub plans: Vec<ListedPlan>,
+    /// Plans that the archive does not list though images name them, and whose label the catalog knows.
+    pub known: Vec<PlanRecord>,
+    /// Series that are listed otherwise than they are counted.
+    pub miscounted: HashMap<Uid, Counts>,
     /// Which of these images and plans are in the catalog.
     pub on_disk: HashSet<Uid>,
+}
+
+/// What an archive says of the number of objects in a series.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Counts {
+    pub counted: u32,
+    pub listed: u32,
+}
+
+/// A plan whose label is known, from whomever.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Labelled<'a> {
+    pub plan_uid: &'a Uid,
+    pub label: &'a str,
+    pub dated: Option<NaiveDateTime>,
+}
+
+impl Listing {
+    /// All plans whose label is known.
+    pub(super) fn labels(&self) -> impl Iterator<Item = Labelled<'_>> {
+        let listed = self.plans.iter().filter_map(|p| {
+            Some(Labelled { plan_uid: &p.plan_uid, label: p.label.as_deref()?, dated: p.dated })
+        });
+        let known = self.known.iter();
+        listed.chain(known.map(|p| Labelled { plan_uid: &p.plan_uid, label: &p.label, dated: p.dated }))
+    }
+
+    /// All plans of which more is known than that images name them.
+    pub(super) fn plan_uids(&self) -> BTreeSet<&Uid> {
+        self.plans.iter().map(|p| &p.plan_uid).chain(self.known.iter().map(|p| &p.plan_uid)).collect()
+    }
 }
 
 /// What changed since the last listing.
@@ -62,6 +96,20 @@ pub fn last_answered(catalog: &Catalog, archive: &Peer) -> Result<Option<DateTim
     let newest =
         catalog.connection().query_row(sql, [archive.to_string()], |row| row.get::<_, Option<i64>>(0));
     Ok(newest.map_err(|e| catalog.error(e))?.and_then(DateTime::from_timestamp_millis))
+}
+
+/// How this archive is asked: as set, else as found out before.
+pub(crate) fn strategy(catalog: &mut Catalog, archive: &Archive) -> Result<Strategy> {
+    match archive.settings().strategy {
+        Strategy::Auto => Memory::new(catalog, &archive.peer()).strategy(),
+        set => Ok(set),
+    }
+}
+
+/// Keeps how this archive is asked.
+pub(crate) fn remember_strategy(catalog: &mut Catalog, archive: &Archive, strategy: Strategy) -> Result<()> {
+    let memory = Memory::new(catalog, &archive.peer());
+    memory.run(|c| write_strategy(c, &memory.archive, strategy))
 }
 
 impl<'c> Memory<'c> {
@@ -115,8 +163,30 @@ impl<'c> Memory<'c> {
         Ok(typed.map(|s| (s.series_uid.clone(), s)).collect())
     }
 
-    /// Everything about the patient, completed by what the objects on disk say about themselves; several reads, which
-    /// are to be of one snapshot.
+    /// Series that are listed otherwise than they are counted: they grow, or the archive errs.
+    pub(super) fn miscounted(&self, patient_id: &str) -> Result<HashMap<Uid, Counts>> {
+        let of_series =
+            "WHERE archive = s.archive AND patient_id = s.patient_id AND series_uid = s.series_uid";
+        let sql = format!(
+            "SELECT * FROM (SELECT series_uid, instances, (SELECT count(*) FROM listed_images {of_series})
+                                 + (SELECT count(*) FROM listed_plans {of_series}) AS listed
+                            FROM listed_series s
+                            WHERE archive = ?1 AND patient_id = ?2 AND instances IS NOT NULL)
+             WHERE instances != listed"
+        );
+        let miscounted = self.run(|c| {
+            let mut statement = c.prepare_cached(&sql)?;
+            let rows = statement.query_map(params![self.archive, patient_id], |r| {
+                Ok((uid(r.get(0)?), Counts { counted: r.get(1)?, listed: r.get(2)? }))
+            })?;
+            rows.collect::<rusqlite::Result<Vec<_>>>()
+        })?;
+        Ok(miscounted.into_iter().filter_map(|(uid, counts)| Some((uid?, counts))).collect())
+    }
+
+    /// Everything about the patient; several reads, which are to be of one snapshot. What an object on disk says about
+    /// itself stands above the answer about it, since it is what is handed out. Only the plan is the archive's to say: an
+    /// image that it has given to another plan since must not count for the old one in silence.
     pub(super) fn listing(&self, patient_id: &str) -> Result<Listing> {
         let key = params![self.archive, patient_id];
         let mut on_disk = HashSet::new();
@@ -124,8 +194,8 @@ impl<'c> Memory<'c> {
         self.run(|c| {
             let sql =
                 "SELECT l.sop_instance_uid, l.study_uid, l.series_uid, coalesce(l.plan_uid, s.plan_uid),
-                              coalesce(l.acquired, i.acquired), coalesce(l.image_type, i.image_type),
-                              coalesce(l.beam, i.beam), i.sop_instance_uid IS NOT NULL
+                              coalesce(i.acquired, l.acquired), coalesce(i.image_type, l.image_type),
+                              coalesce(i.beam, l.beam), i.sop_instance_uid IS NOT NULL
                        FROM listed_images l
                        LEFT JOIN instances i ON i.sop_instance_uid = l.sop_instance_uid
                        LEFT JOIN sessions s ON s.id = i.session_id
@@ -158,7 +228,12 @@ impl<'c> Memory<'c> {
             }
             Ok(())
         })?;
-        Ok(Listing { images, plans, on_disk })
+        let mut known = self.catalog.plans(patient_id, None)?;
+        let named: HashSet<&Uid> = images.iter().filter_map(|i: &ListedImage| i.plan_uid.as_ref()).collect();
+        let listed: HashSet<&Uid> = plans.iter().map(|p: &ListedPlan| &p.plan_uid).collect();
+        known.retain(|p| named.contains(&p.plan_uid) && !listed.contains(&p.plan_uid));
+        let miscounted = self.miscounted(patient_id)?;
+        Ok(Listing { images, plans, known, miscounted, on_disk })
     }
 
     /// Takes over what the archive has told now, all at once.
@@ -172,13 +247,17 @@ impl<'c> Memory<'c> {
     }
 }
 
-fn write(c: &rusqlite::Connection, archive: &str, patient_id: &str, change: &Change) -> rusqlite::Result<()> {
-    let strategy = match change.strategy {
+fn write_strategy(c: &rusqlite::Connection, archive: &str, strategy: Strategy) -> rusqlite::Result<()> {
+    let strategy = match strategy {
         Strategy::Auto => "auto",
         Strategy::Relational => "relational",
         Strategy::Hierarchical => "hierarchical",
     };
-    c.execute("REPLACE INTO archives VALUES (?1, ?2)", params![archive, strategy])?;
+    c.execute("REPLACE INTO archives VALUES (?1, ?2)", params![archive, strategy]).map(|_| ())
+}
+
+fn write(c: &rusqlite::Connection, archive: &str, patient_id: &str, change: &Change) -> rusqlite::Result<()> {
+    write_strategy(c, archive, change.strategy)?;
     c.execute(
         "REPLACE INTO asked VALUES (?1, ?2, ?3, ?4)",
         params![archive, patient_id, change.asked.all_ms, change.asked.plans_ms],
@@ -249,7 +328,7 @@ fn image(r: &rusqlite::Row<'_>) -> rusqlite::Result<Option<ListedImage>> {
         plan_uid: r.get::<_, Option<String>>(3)?.and_then(uid),
         acquired: time(r.get(4)?),
         image_type: r.get(5)?,
-        beam: r.get::<_, Option<String>>(6)?.and_then(|b| beam(&b)),
+        beam: r.get::<_, Option<String>>(6)?.and_then(|b| beam_from(&b)),
     }))
 }
 
@@ -261,19 +340,4 @@ fn plan(r: &rusqlite::Row<'_>) -> rusqlite::Result<Option<ListedPlan>> {
 
 fn uid(text: String) -> Option<Uid> {
     Uid::new(&text)
-}
-
-fn time(text: Option<String>) -> Option<NaiveDateTime> {
-    text?.parse().ok()
-}
-
-fn beam_text(beam: Beam) -> &'static str {
-    match beam {
-        Beam::Mv => "MV",
-        Beam::Kv => "kV",
-    }
-}
-
-fn beam(text: &str) -> Option<Beam> {
-    [Beam::Mv, Beam::Kv].into_iter().find(|b| beam_text(*b) == text)
 }

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use super::Step;
 use super::inbox::Inbox;
+use super::{Step, ours};
 use crate::dimse::Status;
 use crate::dimse::status::Class;
 use crate::error::{Error, Result};
@@ -79,11 +79,12 @@ pub(super) async fn bring(
     let mut missing = absent(catalog, &wanted.instances)?;
     let mut worst = MoveOutcome::default();
     // Some archives fail on a list of SOP Instance UIDs (PS3.4 §C.4.2.1.4.2) with statuses that say anything but that
-    // (pynetdicom: unknown destination); the second attempt then asks for one object at a time.
+    // (pynetdicom: unknown destination); they are then asked for one at a time.
     let mut refuses_lists = false;
     let cancel = inquiry.cancel_token();
     let (mut attempt, mut vanishings) = (0, 0);
-    while attempt < 2 && !missing.is_empty() {
+    let mut is_hopeless = false;
+    while attempt < 2 && !missing.is_empty() && !is_hopeless {
         // The receiver may be gone since it was opened, or used last.
         inbox.renew(settings, &cancel).await?;
         let mut vanished = false;
@@ -104,7 +105,15 @@ pub(super) async fn bring(
                     wait_for(catalog, &chunk, &cancel).await?;
                     continue;
                 }
-                Err(error) => return Err(broken_off(error, wanted, &absent(catalog, &wanted.instances)?)),
+                Err(error) => {
+                    let missing = absent(catalog, &wanted.instances)?;
+                    if matches!(error, Error::Timeout { .. })
+                        && let Some(ours) = our_fault(inquiry, settings, catalog, wanted, &missing).await
+                    {
+                        return Err(ours);
+                    }
+                    return Err(broken_off(error, wanted, &missing));
+                }
             };
             if !outcome.is_clean() && vanishings < VANISHINGS_MAX && inbox.renew(settings, &cancel).await? {
                 (vanished, vanishings) = (true, vanishings + 1);
@@ -119,29 +128,57 @@ pub(super) async fn bring(
                     failed = outcome.failed, warning = outcome.warning, "a move did not succeed wholly"
                 );
                 worst = outcome;
-                if refuses_lists && worst.status.class() == Class::Failure && !arrived_any(catalog, &chunk)? {
+                if refuses_lists
+                    && worst.status.class() == Class::Failure
+                    && !arrived_any(catalog, &wanted.instances)?
+                {
                     // It was not the list, then: what one object meets, all would meet.
+                    is_hopeless = true;
                     break;
                 }
             }
         }
-        missing = absent(catalog, &wanted.instances)?;
+        let before = std::mem::replace(&mut missing, absent(catalog, &wanted.instances)?).len();
         if vanished {
             // That was no fault of the archive's: it does not count.
             continue;
         }
+        let nothing_came = missing.len() == before && worst.status.class() == Class::Failure;
+        if nothing_came && !whole && before > 1 && !refuses_lists {
+            // No attempt to have them sent, but to name them.
+            (refuses_lists, worst) = (true, MoveOutcome::default());
+            continue;
+        }
         attempt += 1;
-        let nothing_came = missing.len() == total && worst.status.class() == Class::Failure;
-        refuses_lists = nothing_came && !whole && total > 1;
         // An unknown destination stays unknown: trying again would only delay the sentence that helps.
-        if worst.status == Status::MOVE_DESTINATION_UNKNOWN && !refuses_lists {
+        if worst.status == Status::MOVE_DESTINATION_UNKNOWN {
             break;
         }
     }
     if missing.is_empty() {
         return Ok(total);
     }
+    if let Some(ours) = our_fault(inquiry, settings, catalog, wanted, &missing).await {
+        return Err(ours);
+    }
     Err(failure(inquiry, settings, &worst, wanted, &missing))
+}
+
+/// The error when it is we who kept them away.
+async fn our_fault(
+    inquiry: &Inquiry,
+    settings: &Settings,
+    catalog: &Catalog,
+    wanted: &Wanted,
+    missing: &[Uid],
+) -> Option<Error> {
+    let here = wanted.here + wanted.instances.len() - missing.len();
+    let reason = ours::reason(settings, inquiry.archive().settings(), catalog, here > 0).await?;
+    if here == 0 {
+        return Some(reason);
+    }
+    let hint = reason.hint();
+    Some(incomplete(wanted, missing, Some(&reason), hint, None))
 }
 
 async fn attempt_move(

@@ -6,8 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::memory::{Asked, Change, Listing, Memory};
 use crate::error::Result;
 use crate::names::Uid;
-use crate::scu::{Archive, Inquiry, ListedImage, ListedPlan, ListedSeries};
-use crate::settings::Strategy;
+use crate::scu::{Inquiry, ListedImage, ListedSeries};
 
 /// How long a fetch believes labels while the counts of their series do not change: a plan may be renamed in Aria without
 /// becoming another instance. A label that nothing has is looked for anew at once.
@@ -26,20 +25,12 @@ pub(super) fn is_fresh(memory: &Memory<'_>, patient_id: &str, fresh_for_s: f64) 
     Ok(age_ms >= 0 && (age_ms as f64) < fresh_for_s * 1000.0)
 }
 
-/// How the archive is asked: as set, else as found out before.
-pub(super) fn strategy(memory: &Memory<'_>, archive: &Archive) -> Result<Strategy> {
-    match archive.settings().strategy {
-        Strategy::Auto => memory.strategy(),
-        set => Ok(set),
-    }
-}
-
 /// Asks the archive what it has of the patient, and remembers it.
 ///
 /// # Arguments
 /// * `labels_anew` — whether plans are listed that are believed to be known
 /// # Returns
-/// The series whose images were listed.
+/// The series whose images were listed, all that are counted.
 pub(super) async fn ask(
     memory: &mut Memory<'_>,
     inquiry: &mut Inquiry,
@@ -50,8 +41,12 @@ pub(super) async fn ask(
     let before = memory.asked(patient_id)?;
     let known = memory.series(patient_id)?;
     let series = inquiry.series(patient_id).await?;
+    // A series that was listed otherwise than counted is growing: it is asked for again.
+    let miscounted = memory.miscounted(patient_id)?;
     let changed = |s: &&ListedSeries| {
-        s.instances.is_none() || known.get(&s.series_uid).is_none_or(|k| k.instances != s.instances)
+        s.instances.is_none()
+            || miscounted.contains_key(&s.series_uid)
+            || known.get(&s.series_uid).is_none_or(|k| k.instances != s.instances)
     };
     // Also when they were asked for in the future, by a clock that was set back since.
     let plans_too_old =
@@ -64,18 +59,18 @@ pub(super) async fn ask(
     let images =
         if of_images.is_empty() { Vec::new() } else { inquiry.images(patient_id, &of_images).await? };
     let asked = Asked { all_ms: began_ms, plans_ms: if plans_too_old { began_ms } else { before.plans_ms } };
-    let listed = of_images.iter().map(|s| s.series_uid.clone()).collect();
-    let relisted = of_plans.into_iter().chain(of_images).map(|s| settled(s, &images, &plans)).collect();
+    let mut listed: HashSet<Uid> = of_images.iter().map(|s| s.series_uid.clone()).collect();
+    let relisted = of_plans.into_iter().chain(of_images).collect();
     let strategy = inquiry.strategy();
     memory.update(patient_id, &Change { relisted, images, plans, strategy, asked, series })?;
+    let miscounted = memory.miscounted(patient_id)?;
+    listed.retain(|series| !miscounted.contains_key(series));
     Ok(listed)
 }
 
-/// A series that was listed short of its count is growing: it is asked for again next time.
-fn settled(series: ListedSeries, images: &[ListedImage], plans: &[ListedPlan]) -> ListedSeries {
-    let of_series = |uid: &Uid| uid == &series.series_uid;
-    let listed = images.iter().filter(|i| of_series(&i.series_uid)).count()
-        + plans.iter().filter(|p| of_series(&p.series_uid)).count();
+/// The count is older than this listing: one that it does not bear out says nothing any more.
+fn settled(series: ListedSeries, images: &[ListedImage]) -> ListedSeries {
+    let listed = images.iter().filter(|i| i.series_uid == series.series_uid).count();
     let instances = series.instances.filter(|n| *n as usize == listed);
     ListedSeries { instances, ..series }
 }
@@ -106,7 +101,8 @@ pub(super) async fn look_again(
         return Ok(false);
     }
     let images = inquiry.images(patient_id, &others).await?;
-    let relisted = others.into_iter().map(|s| settled(s, &images, &[])).collect();
+    let was_whole = |s: &ListedSeries| !listing.miscounted.contains_key(&s.series_uid);
+    let relisted = others.into_iter().map(|s| if was_whole(&s) { settled(s, &images) } else { s }).collect();
     let change = Change {
         relisted,
         images,

@@ -50,8 +50,10 @@ pub struct Head {
     pub image_type: Option<String>,
     /// Acquisition date, content date when that is absent.
     pub date: Option<NaiveDate>,
-    /// Acquisition time, content time when the date is content's.
+    /// Acquisition time; content time when that is absent and the date is content's too.
     pub time: Option<NaiveTime>,
+    /// Acquisition date and time as such, nothing of content's; midnight when only the date is told.
+    pub acquisition: Option<NaiveDateTime>,
     /// (300C,0002) first item > (0008,1155): the plan that an RT Image belongs to.
     pub plan_uid: Option<Uid>,
     /// (300A,0002), of an RT Plan.
@@ -127,11 +129,10 @@ impl Head {
     /// Types the values that the walker kept.
     pub fn new(values: &BTreeMap<Path, Vec<u8>>, syntax: Syntax) -> Self {
         let values = Values { values, syntax };
-        let acquired = values.date_time(0x0008_0022, 0x0008_0032).or_else(|| values.combined(0x0008_002A));
-        let (date, time) = match acquired.or_else(|| values.date_time(0x0008_0023, 0x0008_0033)) {
-            Some((date, time)) => (Some(date), time),
-            None => (None, None),
-        };
+        let at_acquisition = [values.date_time(0x0008_0022, 0x0008_0032), values.combined(0x0008_002A)];
+        let acquisition = first_told(&at_acquisition);
+        let content = values.date_time(0x0008_0023, 0x0008_0033);
+        let (date, time) = first_told(&[acquisition, content]).unzip();
         let spacing = values.numbers(0x3002_0011);
         Self {
             sop_class_uid: values.ascii(0x0008_0016),
@@ -143,7 +144,8 @@ impl Head {
             modality: values.ascii(0x0008_0060),
             image_type: values.ascii(0x0008_0008),
             date,
-            time,
+            time: time.flatten(),
+            acquisition: acquisition.map(|(date, time)| date.and_time(time.unwrap_or_default())),
             plan_uid: values.at(PLAN_REFERENCE, 0x0008_1155).and_then(|v| Uid::new(&ascii(v)?)),
             plan_label: values.text(0x300A_0002),
             plan_date: values
@@ -234,18 +236,28 @@ impl Values<'_> {
         Some(if self.syntax.is_big_endian() { u16::from_be_bytes(bytes) } else { u16::from_le_bytes(bytes) })
     }
 
-    fn date_time(&self, date: u32, time: u32) -> Option<(NaiveDate, Option<NaiveTime>)> {
+    fn date_time(&self, date: u32, time: u32) -> Option<Moment> {
         let date = parse_date(&self.ascii(date)?)?;
         Some((date, self.ascii(time).and_then(|t| parse_time(&t))))
     }
 
     /// A DT value. Source: PS3.5 §6.2.
-    fn combined(&self, tag: u32) -> Option<(NaiveDate, Option<NaiveTime>)> {
+    fn combined(&self, tag: u32) -> Option<Moment> {
         let text = self.ascii(tag)?;
         let date = parse_date(text.get(..8)?)?;
         let time = text.get(8..)?.split(['+', '-']).next().and_then(parse_time);
         Some((date, time))
     }
+}
+
+type Moment = (NaiveDate, Option<NaiveTime>);
+
+/// The first that is told; a time that it lacks is that of the next one of the same day.
+fn first_told(moments: &[Option<Moment>]) -> Option<Moment> {
+    let mut told = moments.iter().flatten();
+    let (date, time) = *told.next()?;
+    let of_same_day = || told.filter(|(d, _)| *d == date).find_map(|(_, time)| *time);
+    Some((date, time.or_else(of_same_day)))
 }
 
 fn ascii(bytes: &[u8]) -> Option<String> {
@@ -304,6 +316,20 @@ mod tests {
             "2026-11-20 07:02:03"
         );
         assert_eq!(head(&[]).acquired(), None);
+    }
+
+    #[test]
+    fn a_time_that_is_absent_is_that_of_the_same_day_told_otherwise() {
+        let date = (0, 0x0008_0022, b"20261120".as_slice());
+        let content = [(0, 0x0008_0023, b"20261120".as_slice()), (0, 0x0008_0033, b"1800")];
+        let told = head(&[date, content[0], content[1]]);
+        assert_eq!(told.acquired().unwrap().to_string(), "2026-11-20 18:00:00");
+        assert_eq!(told.acquisition.unwrap().to_string(), "2026-11-20 00:00:00", "of content nothing");
+        let other_day = head(&[date, (0, 0x0008_0023, b"20261121"), content[1]]);
+        assert_eq!(other_day.time, None);
+        let combined = head(&[date, (0, 0x0008_002A, b"20261120070203")]);
+        assert_eq!(combined.acquisition.unwrap().to_string(), "2026-11-20 07:02:03");
+        assert_eq!(head(&content).acquisition, None);
     }
 
     #[test]

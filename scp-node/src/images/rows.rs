@@ -10,7 +10,7 @@ use super::head::Beam;
 use crate::names::Uid;
 
 /// How times are written: sortable as text, microseconds kept.
-pub(super) const TIME_FORMAT: &str = "%Y-%m-%dT%H:%M:%S%.6f";
+pub(crate) const TIME_FORMAT: &str = "%Y-%m-%dT%H:%M:%S%.6f";
 
 /// How much the catalog holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -189,19 +189,19 @@ pub(super) fn instance(row: &Row<'_>, directory: &Path) -> rusqlite::Result<Inst
     })
 }
 
-pub(super) fn time(text: Option<String>) -> Option<NaiveDateTime> {
+pub(crate) fn time(text: Option<String>) -> Option<NaiveDateTime> {
     text?.parse().ok()
 }
 
 /// How the catalog writes it.
-pub(super) fn beam_text(beam: Beam) -> &'static str {
+pub(crate) fn beam_text(beam: Beam) -> &'static str {
     match beam {
         Beam::Mv => "MV",
         Beam::Kv => "kV",
     }
 }
 
-fn beam_from(text: &str) -> Option<Beam> {
+pub(crate) fn beam_from(text: &str) -> Option<Beam> {
     match text {
         "MV" => Some(Beam::Mv),
         "kV" => Some(Beam::Kv),

@@ -40,6 +40,7 @@ pub struct Echo {
     /// Whether C-FIND on Study Root is offered to us.
     pub find: bool,
     /// Whether C-MOVE on Study Root is offered to us.
+    #[serde(rename = "move")]
     pub move_: bool,
     /// Implementation version name or class UID, when the archive says it.
     pub implementation: Option<String>,
@@ -101,10 +102,13 @@ impl FindOutcome {
     ///
     /// # Errors
     /// [`Error::PeerMisbehaved`] with a sentence for the status.
-    pub fn into_answers(self, peer: &Peer) -> Result<Vec<Answer>> {
+    ///
+    /// # Arguments
+    /// * `is_hierarchical` — whether the archive is asked level by level already
+    pub fn into_answers(self, peer: &Peer, is_hierarchical: bool) -> Result<Vec<Answer>> {
         match self.status.class() {
             Class::Success | Class::Warning => Ok(self.answers),
-            _ => Err(explain::find_failed(peer, self.status, self.comment.as_deref())),
+            _ => Err(explain::find_failed(peer, self.status, self.comment.as_deref(), is_hierarchical)),
         }
     }
 }
@@ -139,8 +143,8 @@ impl Archive {
             port: s.port,
             calling: &self.calling,
             abstract_syntaxes,
-            connect_timeout: Duration::from_secs_f64(s.connect_timeout_s),
-            response_timeout: Duration::from_secs_f64(s.response_timeout_s),
+            connect_timeout: seconds("connect_timeout_s", s.connect_timeout_s)?,
+            response_timeout: seconds("response_timeout_s", s.response_timeout_s)?,
         })
         .await
     }
@@ -191,6 +195,14 @@ impl Archive {
     }
 }
 
+/// The settings check it; whoever makes settings by himself may not.
+fn seconds(key: &str, value: f64) -> Result<Duration> {
+    Duration::try_from_secs_f64(value).map_err(|e| Error::Misuse {
+        what: format!("{key} of an archive is {value}: {e}"),
+        hint: "give seconds".into(),
+    })
+}
+
 impl Association {
     /// One C-FIND, to its end.
     ///
@@ -227,8 +239,8 @@ impl Association {
                 });
             }
             let mut walker = Walker::new(Syntax::from_uid("1.2.840.10008.1.2"), listing::wanted);
-            walker.push(&data)?;
-            answers.push(walker.finish()?);
+            let read = walker.push(&data).and_then(|()| walker.finish());
+            answers.push(read.map_err(|e| explain::damaged(self.peer(), &e))?);
         }
     }
 
@@ -236,7 +248,7 @@ impl Association {
     ///
     /// # Arguments
     /// * `destination` — the AE title that the archive shall send to
-    /// * `is_alive` — asked when the archive was silent for the response time: whether to wait on
+    /// * `is_alive` — asked when no sub-operation was counted for the response time: whether to wait on
     /// * `pending` — called for each pending response
     /// # Errors
     /// As [`Association::find`].
@@ -255,13 +267,22 @@ impl Association {
             ..Command::request(CommandField::CMoveRq, id, STUDY_ROOT_MOVE)
         };
         self.send(&request, Some(query)).await?;
+        let limit = self.response_timeout();
+        let mut progress = (None, Instant::now());
         loop {
             let (response, _) =
                 self.response(CommandField::CMoveRsp, id, STUDY_ROOT_MOVE, cancel, &mut is_alive).await?;
             let status = response.status.unwrap_or(Status::PROCESSING_FAILURE);
             let done = [response.completed, response.failed, response.warning].into_iter().flatten();
             if status.class() == Class::Pending {
-                pending(Pending { remaining: response.remaining, done: done.fold(0, u16::saturating_add) });
+                let now = Pending { remaining: response.remaining, done: done.fold(0, u16::saturating_add) };
+                // Responses alone are no progress: an archive may send them for ever.
+                if progress.0 != Some(now) || progress.1.elapsed() >= limit && is_alive() {
+                    progress = (Some(now), Instant::now());
+                } else if progress.1.elapsed() >= limit {
+                    return Err(explain::response_timeout(self.peer(), "C-MOVE", limit.as_secs_f64()));
+                }
+                pending(now);
                 continue;
             }
             return Ok(MoveOutcome {

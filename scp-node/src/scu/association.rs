@@ -158,6 +158,11 @@ impl Association {
         &self.peer
     }
 
+    /// How long the archive may be silent.
+    pub(super) fn response_timeout(&self) -> Duration {
+        self.response_timeout
+    }
+
     /// Whether the archive accepted this SOP class.
     pub fn offers(&self, abstract_syntax: &str) -> bool {
         self.contexts.iter().any(|(_, a)| a == abstract_syntax)
@@ -248,7 +253,8 @@ impl Association {
                 match command.take() {
                     Some(command) => return Ok((command, data)),
                     None => {
-                        let parsed = Command::parse(&command_set)?;
+                        let parsed =
+                            Command::parse(&command_set).map_err(|e| explain::damaged(&self.peer, &e))?;
                         if !parsed.has_data_set {
                             return Ok((parsed, data));
                         }

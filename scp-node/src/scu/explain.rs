@@ -97,6 +97,15 @@ pub(super) fn unexpected(peer: &Peer, what: &str) -> Error {
     misbehaved(peer, what.to_owned(), "check that this port belongs to a DICOM query/retrieve service")
 }
 
+/// An answer that cannot be read.
+pub(super) fn damaged(peer: &Peer, error: &Error) -> Error {
+    misbehaved(
+        peer,
+        format!("its answer is damaged ({error})"),
+        "try again; if it stays so, look into the archive's log for our AE title",
+    )
+}
+
 /// A-ASSOCIATE-RJ, each reason with its own sentence.
 pub(super) fn rejected(peer: &Peer, calling: &AeTitle, rejection: &AssociationRJ) -> Error {
     let transient = rejection.result == AssociationRJResult::Transient;
@@ -171,8 +180,18 @@ pub(super) fn echo_failed(peer: &Peer, status: Status) -> Error {
 }
 
 /// C-FIND with a failure status. PS3.4 §C.4.1.1.4.
-pub fn find_failed(peer: &Peer, status: Status, comment: Option<&str>) -> Error {
+///
+/// # Arguments
+/// * `is_hierarchical` — whether the archive is asked level by level already
+pub fn find_failed(peer: &Peer, status: Status, comment: Option<&str>, is_hierarchical: bool) -> Error {
     let (what, hint) = match status.0 {
+        0xA900 if is_hierarchical => (
+            "the archive says that the query does not match its information model",
+            "look into the archive's log for our AE title",
+        ),
+        0xC000..=0xCFFF if is_hierarchical => {
+            ("the archive cannot process the query", "look into the archive's log for our AE title")
+        }
         0xA700 => ("the archive is out of resources for this query", "try again in a minute"),
         0xA900 => (
             "the archive says that the query does not match its information model",
@@ -203,7 +222,7 @@ pub fn move_silent(peer: &Peer, seconds: f64, destination: &AeTitle, port: u16) 
         what: format!("{peer}: delivering to us (nothing reached our port, and C-MOVE was not answered)"),
         seconds,
         hint: format!(
-            "a firewall probably drops the archive's connections to port {port} of this machine: ask for it to be opened, and check that Aria's entry of {destination} names this machine's IP address and port {port}"
+            "a firewall probably drops the archive's connections to port {port} of this machine: ask for it to be opened, and check that Aria's entry of {destination} names this machine's IP address and port {port}; our own log tells whether we refused them"
         ),
     }
 }
@@ -223,21 +242,21 @@ pub fn move_failed(
     let status = outcome.status;
     let entry = format!("{destination} with this machine's IP address and port {port}");
     let way_back = format!(
-        "let connections from the archive to port {port} of this machine through the firewall, and check that Aria knows {entry}"
+        "let connections from the archive to port {port} of this machine through the firewall, and check that Aria knows {entry}; our own log tells whether we refused them"
     );
-    let (what, hint) = match status.0 {
-        0xA801 => (
+    let (what, hint) = match status {
+        Status::MOVE_DESTINATION_UNKNOWN => (
             format!("the archive does not know the move destination {destination}"),
             format!("add {entry} to the trusted application entities of Aria's DB Service: it must be trusted as a destination too, not only as a caller"),
         ),
-        0xA701 => ("the archive could not count what to move".into(), "try again; look into the archive's log".into()),
-        0xA702 if arrived == 0 => ("the archive could not send to us: nothing reached our port".into(), way_back),
-        0xA900 => ("the archive says that the move does not match its information model".into(), "look into the archive's log".into()),
-        0x0124 => ("we are not authorized to move".into(), "give our AE title the right to retrieve in the archive".into()),
-        0xFE00 => ("the archive cancelled the move".into(), "try again".into()),
+        Status::UNABLE_TO_COUNT => ("the archive could not count what to move".into(), "try again; look into the archive's log".into()),
+        Status::UNABLE_TO_PERFORM if arrived == 0 => ("the archive could not send to us: nothing reached our port".into(), way_back),
+        Status::DATA_SET_MISMATCH => ("the archive says that the move does not match its information model".into(), "look into the archive's log".into()),
+        Status::NOT_AUTHORIZED => ("we are not authorized to move".into(), "give our AE title the right to retrieve in the archive".into()),
+        Status::CANCEL => ("the archive cancelled the move".into(), "try again".into()),
         _ if arrived == 0 && outcome.completed.unwrap_or(0) == 0 => (
             "the archive moved nothing to us: it does not know us as a destination, or no connection of it reaches our port".into(),
-            format!("add {entry} to the trusted application entities of Aria's DB Service, and {way_back}"),
+            format!("add {entry} to the trusted application entities of the archive, and let its connections to that port through the firewall; our own log tells whether we refused them"),
         ),
         _ => (
             format!("{} of the archive's transfers failed", outcome.failed.unwrap_or(0)),

@@ -12,9 +12,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::archive::Answer;
 use super::query::{self, Scope};
-use super::{Archive, Association, FindOutcome, ListedImage, ListedPlan, ListedSeries};
-use crate::dimse::Identifier;
+use super::{Archive, Association, FindOutcome, ListedImage, ListedPlan, ListedSeries, explain};
 use crate::dimse::status::Class;
+use crate::dimse::{Identifier, Status};
 use crate::error::{Error, Result};
 use crate::names::Uid;
 use crate::settings::Strategy;
@@ -96,6 +96,7 @@ impl Inquiry {
     /// # Errors
     /// As [`Archive::connect`]; [`Error::PeerMisbehaved`] when the archive refuses both ways of asking.
     pub async fn series(&mut self, patient_id: &str) -> Result<Vec<ListedSeries>> {
+        let mut tells = true;
         if self.strategy != Strategy::Hierarchical {
             let mut association = self.association().await?;
             self.queries += 1;
@@ -104,19 +105,28 @@ impl Inquiry {
             self.give_back(association);
             let (status, is_set) = (outcome.status, self.is_set_to(Strategy::Relational));
             if is_set || status.class() != Class::Failure {
-                let answers = outcome.into_answers(&self.archive.peer())?;
+                let answers = outcome.into_answers(&self.archive.peer(), false)?;
                 let series: Vec<_> =
                     answers.iter().filter_map(|a| ListedSeries::read(a, patient_id, None)).collect();
                 if is_set || !series.is_empty() {
                     self.learn(Strategy::Relational);
                     return Ok(distinct(series, |s| &s.series_uid));
                 }
+            } else if status == Status::OUT_OF_RESOURCES {
+                // Busy: the next query would find it so too.
+                return Err(explain::find_failed(
+                    &self.archive.peer(),
+                    status,
+                    outcome.comment.as_deref(),
+                    false,
+                ));
             }
             // Refused, or nothing: some archives answer a relational query with success and no match.
             tracing::debug!(archive = %self.archive.peer(), %status, "no answers to a relational query");
+            tells = tells_hierarchical(status);
         }
         let series = self.series_by_study(patient_id).await?;
-        if !series.is_empty() {
+        if !series.is_empty() && tells {
             self.learn(Strategy::Hierarchical);
         }
         Ok(series)
@@ -216,9 +226,10 @@ impl Inquiry {
         let outcome = find(&mut association, &self.archive, &query, &self.cancel).await?;
         let peer = association.peer().clone();
         self.give_back(association);
-        let refused = outcome.status.class() == Class::Failure;
+        // What tells nothing about the archive's kind, such as that it is busy, is passed on.
+        let refused = tells_hierarchical(outcome.status) && outcome.status.class() == Class::Failure;
         if self.is_set_to(Strategy::Relational) || !refused {
-            let answers = outcome.into_answers(&peer)?;
+            let answers = outcome.into_answers(&peer, false)?;
             if self.is_set_to(Strategy::Relational) || !answers.is_empty() {
                 return Ok(Some(answers));
             }
@@ -235,20 +246,32 @@ impl Inquiry {
     async fn find_all(&mut self, queries: Vec<Identifier>) -> Result<Vec<Vec<Answer>>> {
         let n = queries.len();
         self.queries += n;
+        let (cancel, is_hierarchical) = (self.cancel.clone(), self.strategy == Strategy::Hierarchical);
         let queue: Arc<Mutex<VecDeque<_>>> = Arc::new(Mutex::new(queries.into_iter().enumerate().collect()));
         let workers = n.min(self.archive.settings().associations);
         let mut running = JoinSet::new();
         for worker in 0..workers {
             let (idle, archive) = (self.idle.pop(), self.archive.clone());
-            running.spawn(work(idle, archive, worker > 0, Arc::clone(&queue), self.cancel.clone()));
+            running.spawn(work(
+                idle,
+                archive,
+                worker > 0,
+                is_hierarchical,
+                Arc::clone(&queue),
+                cancel.clone(),
+            ));
         }
         let mut found = vec![Vec::new(); n];
         let mut open = n;
         // Archives limit associations by rejecting more, or by letting them hang (Orthanc beyond its 4 threads): a helper
         // that still waits for its own when the work is done is left, not waited for.
-        while open > 0
-            && let Some(finished) = running.join_next().await
-        {
+        while open > 0 {
+            let Some(finished) = running.join_next().await else {
+                // A helper left a query behind when the others were done already.
+                let (archive, queue) = (self.archive.clone(), Arc::clone(&queue));
+                running.spawn(work(None, archive, false, is_hierarchical, queue, cancel.clone()));
+                continue;
+            };
             let (association, answered) = finished.map_err(|e| Error::Misuse {
                 what: format!("a query's task ended early: {e}"),
                 hint: "this is a bug: please report it".into(),
@@ -263,6 +286,12 @@ impl Inquiry {
         }
         Ok(found)
     }
+}
+
+/// Whether this end of a relational query without answers tells that the archive wants to be asked level by level: it does not
+/// match the model, cannot be processed, is not supported, or nothing matches though there is something.
+fn tells_hierarchical(status: Status) -> bool {
+    matches!(status.0, 0x0000 | 0xA900 | 0xC000..=0xC0FF | 0x0122)
 }
 
 /// One C-FIND; over a new association when the archive had ended this one while it was idle, as many do after 30 s.
@@ -289,12 +318,13 @@ fn distinct<T>(items: Vec<T>, uid: impl Fn(&T) -> &Uid) -> Vec<T> {
 
 type Answered = Vec<(usize, Vec<Answer>)>;
 
-/// Takes queries from the queue until it is empty. A helper that gets no association of its own leaves the work to the
-/// others: archives limit how many they accept.
+/// Takes queries from the queue until it is empty. A helper that gets no association of its own, or loses it, leaves the work
+/// to the others: archives limit how many they accept.
 async fn work(
     idle: Option<Association>,
     archive: Archive,
     is_helper: bool,
+    is_hierarchical: bool,
     queue: Arc<Mutex<VecDeque<(usize, Identifier)>>>,
     cancel: CancellationToken,
 ) -> Result<(Option<Association>, Answered)> {
@@ -311,7 +341,13 @@ async fn work(
     loop {
         let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
         let Some((at, query)) = next else { return Ok((Some(association), answered)) };
-        let outcome = find(&mut association, &archive, &query, &cancel).await?;
-        answered.push((at, outcome.into_answers(association.peer())?));
+        let outcome = match find(&mut association, &archive, &query, &cancel).await {
+            Err(Error::Unreachable { .. } | Error::PeerMisbehaved { .. }) if is_helper => {
+                queue.lock().unwrap_or_else(PoisonError::into_inner).push_front((at, query));
+                return Ok((None, answered));
+            }
+            outcome => outcome?,
+        };
+        answered.push((at, outcome.into_answers(association.peer(), is_hierarchical)?));
     }
 }

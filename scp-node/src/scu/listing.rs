@@ -1,6 +1,6 @@
 //! What an archive's answers say, typed: series, images and plans.
 
-use chrono::{NaiveDate, NaiveDateTime};
+use chrono::{NaiveDate, NaiveDateTime, NaiveTime};
 
 use super::archive::Answer;
 use crate::images::head::{self, Beam, Head};
@@ -34,7 +34,8 @@ pub struct ListedImage {
     pub series_uid: Uid,
     /// Referenced SOP Instance UID of the plan, (300C,0002).
     pub plan_uid: Option<Uid>,
-    /// Acquisition date and time, content's when that is absent.
+    /// Acquisition date and time; midnight when no time is told. Content's date is none: only the object says whether it
+    /// has another one.
     pub acquired: Option<NaiveDateTime>,
     /// (0008,0008)
     pub image_type: Option<String>,
@@ -122,7 +123,7 @@ impl ListedImage {
             sop_instance_uid: uid(head.sop_instance_uid.as_ref())?,
             study_uid: uid(head.study_uid.as_ref()).or_else(|| series.map(|s| s.study_uid.clone()))?,
             series_uid: uid(head.series_uid.as_ref()).or_else(|| series.map(|s| s.series_uid.clone()))?,
-            acquired: head.acquired(),
+            acquired: head.acquisition,
             beam: head.beam(),
             plan_uid: head.plan_uid,
             image_type: head.image_type,
@@ -132,6 +133,11 @@ impl ListedImage {
     /// Acquisition date.
     pub fn date(&self) -> Option<NaiveDate> {
         self.acquired.map(|a| a.date())
+    }
+
+    /// Whether more than a date is known. Midnight to the microsecond is what a time becomes that nobody told.
+    pub fn is_timed(&self) -> bool {
+        self.acquired.is_some_and(|a| a.time() != NaiveTime::MIN)
     }
 }
 

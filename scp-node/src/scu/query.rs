@@ -12,6 +12,7 @@ const SOP_CLASS: u32 = 0x0008_0016;
 const SOP_INSTANCE: u32 = 0x0008_0018;
 const IMAGE_TYPE: u32 = 0x0008_0008;
 const ACQUISITION_DATE: u32 = 0x0008_0022;
+const ACQUISITION_DATE_TIME: u32 = 0x0008_002A;
 const ACQUISITION_TIME: u32 = 0x0008_0032;
 const CONTENT_DATE: u32 = 0x0008_0023;
 const CONTENT_TIME: u32 = 0x0008_0033;
@@ -90,6 +91,7 @@ pub fn images(patient_id: &str, scope: Scope<'_>) -> Identifier {
             SOP_INSTANCE,
             IMAGE_TYPE,
             ACQUISITION_DATE,
+            ACQUISITION_DATE_TIME,
             ACQUISITION_TIME,
             CONTENT_DATE,
             CONTENT_TIME,

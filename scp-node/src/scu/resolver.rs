@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Archive, Inquiry, ListedPlan, query};
 use crate::dimse::status::Class;
 use crate::error::{Error, Result};
+use crate::fetch;
 use crate::images::{Arrived, Catalog, PlanRecord};
 use crate::names::Uid;
 use crate::settings::{Settings, Strategy};
@@ -77,7 +78,7 @@ fn note(waiting: &mut HashMap<Uid, Waiting>, plan_uid: Uid, patient_id: String) 
 fn note_all(settings: &Settings, waiting: &mut HashMap<Uid, Waiting>) {
     match Catalog::open(&settings.images.root).and_then(|c| c.unresolved_plans()) {
         Ok(plans) => plans.into_iter().for_each(|(uid, patient_id, _)| note(waiting, uid, patient_id)),
-        Err(error) => tracing::warn!(%error, "cannot read which plans have no label"),
+        Err(error) => tracing::warn!(kind = error.kind(), "cannot read which plans have no label"),
     }
 }
 
@@ -103,7 +104,8 @@ async fn attempt(
         }
         Ok(false) => tracing::debug!(%plan_uid, "no archive knows this plan yet"),
         Err(error) => {
-            tracing::info!(%plan_uid, %error, "the plan's label could not be asked for; later again")
+            // Not the error itself: that of a file names its path, which holds the patient.
+            tracing::info!(%plan_uid, kind = error.kind(), "the plan's label could not be asked for; later again")
         }
     }
 }
@@ -122,7 +124,15 @@ async fn resolve(
             return Ok(true);
         }
         let archive = Archive::new(archive, &settings.node.ae_title);
-        match plan_by_uid(&archive, patient_id, plan_uid, cancel).await {
+        let remembered = fetch::strategy(&mut Catalog::open(&settings.images.root)?, &archive)?;
+        let mut inquiry = Inquiry::new(&archive, remembered, cancel);
+        let listed = plan_by_uid(&mut inquiry, patient_id, plan_uid).await;
+        let strategy = inquiry.strategy();
+        inquiry.close().await;
+        if strategy != remembered {
+            fetch::remember_strategy(&mut Catalog::open(&settings.images.root)?, &archive, strategy)?;
+        }
+        match listed {
             Ok(Some(plan)) => match plan.label {
                 Some(label) => {
                     let record = PlanRecord {
@@ -157,28 +167,24 @@ async fn resolve(
 /// # Errors
 /// As [`Archive::connect`] and [`Inquiry::series`].
 pub async fn plan_by_uid(
-    archive: &Archive,
+    inquiry: &mut Inquiry,
     patient_id: &str,
     plan_uid: &Uid,
-    cancel: &CancellationToken,
 ) -> Result<Option<ListedPlan>> {
-    let strategy = archive.settings().strategy;
-    let mut inquiry = Inquiry::new(archive, strategy, cancel);
-    if strategy != Strategy::Hierarchical {
+    if inquiry.strategy() != Strategy::Hierarchical {
+        let cancel = inquiry.cancel_token();
         let mut association = inquiry.association().await?;
-        let outcome = association.find(&query::plan_by_uid(patient_id, plan_uid), cancel).await?;
+        let outcome = association.find(&query::plan_by_uid(patient_id, plan_uid), &cancel).await?;
         inquiry.give_back(association);
         let plans = outcome.answers.iter().filter_map(|a| ListedPlan::read(a, patient_id, None));
         let found = plans.filter(|p| &p.plan_uid == plan_uid).find(|p| p.label.is_some());
         if outcome.status.class() != Class::Failure && found.is_some() {
-            inquiry.close().await;
             return Ok(found);
         }
     }
     let mut series = inquiry.series(patient_id).await?;
     series.retain(super::ListedSeries::has_plans);
     let plans = inquiry.plans(patient_id, &series).await?;
-    inquiry.close().await;
     Ok(plans.into_iter().find(|p| &p.plan_uid == plan_uid))
 }
 
@@ -189,8 +195,7 @@ async fn have_sent(
     settings: &Settings,
     cancel: &CancellationToken,
 ) -> Result<()> {
-    let mut inquiry = Inquiry::new(archive, archive.settings().strategy, cancel);
-    let mut association = inquiry.association().await?;
+    let mut association = archive.connect_or(cancel).await?;
     let query = query::move_instances(&plan.study_uid, &plan.series_uid, [&plan.plan_uid]);
     let destination = &settings.node.ae_title;
     let outcome = association.move_to(destination, &query, cancel, || false, |_| {}).await?;

@@ -7,15 +7,18 @@ use dicom_core::{DataElement, PrimitiveValue, VR};
 use dicom_dictionary_std::tags;
 use scp_node::demo::{Faults, Instance};
 use scp_node::dimse::Status;
-use scp_node::fetch::{FetchRequest, Step, fetch, kept, plans};
+use scp_node::fetch::{FetchRequest, Step, fetch, kept, plans, sessions};
+use scp_node::images::{Catalog, Store};
 use scp_node::names::Uid;
+use scp_node::scu::resolver;
 use scp_node::settings::Strategy;
 use tests::peers::until;
 use tests::site::Site;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    add, altered, catalog, contains, fails, n_moves, newest, next_day, remembered, start, uids, uids_of, wish,
+    LONG, add, altered, catalog, contains, fails, n_moves, newest, next_day, remembered, start, uids,
+    uids_of, wish,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -353,6 +356,19 @@ async fn how_an_archive_is_asked_is_found_out_once() {
     site.fetch(&wish(&site)).await.unwrap();
     let second = site.aria.asked().split_off(first.len());
     assert!(!second.is_empty() && relational(&second) == 0, "{second:?}");
+    // Who asks for labels in the background keeps to it.
+    let plan = Uid::new(&site.patient.plans.first().unwrap().uid).unwrap();
+    catalog(&site).execute_batch("DELETE FROM plans; UPDATE sessions SET plan_label = NULL").unwrap();
+    let store = Store::open(&site.settings.images, &["*".to_owned()], 1 << 30).unwrap();
+    let shutdown = CancellationToken::new();
+    let n = site.aria.asked().len();
+    let resolver = tokio::spawn(resolver::run(site.settings.clone(), store.subscribe(), shutdown.clone()));
+    let label = || Catalog::open_readonly(&site.settings.images.root).unwrap().plan(&plan).unwrap();
+    until("the label is known", LONG, || label().is_some());
+    let third = site.aria.asked().split_off(n);
+    assert!(!third.is_empty() && relational(&third) == 0, "{third:?}");
+    shutdown.cancel();
+    resolver.await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -390,4 +406,86 @@ async fn image_types_mixed_in_one_series_are_chosen_per_image() {
     assert_eq!((uids(&fetched), fetched.moved), (portal, 2));
     let all = site.fetch(&wish(&site)).await.unwrap();
     assert_eq!((uids(&all), all.moved), (uids_of(&newer), 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_sessions_of_one_day_whose_times_are_not_told_the_later_one_is_taken() {
+    let site = start(Faults::default()).await;
+    let mut later = next_day(&site);
+    // A series UID that comes before the other one's says nothing about time.
+    let mut earlier = later.clone();
+    for (n, (early, late)) in earlier.iter_mut().zip(&mut later).enumerate() {
+        let uid = format!("2.25.78.{n}");
+        for (tag, vr, text) in [
+            (tags::SOP_INSTANCE_UID, VR::UI, uid.as_str()),
+            (tags::SERIES_INSTANCE_UID, VR::UI, "2.25.78"),
+            (tags::ACQUISITION_TIME, VR::TM, "060000"),
+        ] {
+            early.header.put(DataElement::new(tag, vr, PrimitiveValue::from(text)));
+        }
+        late.header.put(DataElement::new(tags::ACQUISITION_TIME, VR::TM, PrimitiveValue::from("180000")));
+    }
+    add(&site, &[earlier.clone(), later.clone()].concat());
+    for empty in [vec![tags::ACQUISITION_TIME], vec![tags::ACQUISITION_DATE, tags::ACQUISITION_TIME]] {
+        site.aria.set_faults(Faults { empty_keys: empty, ..Faults::default() });
+        assert_eq!(uids(&site.fetch(&wish(&site)).await.unwrap()), uids_of(&later));
+        let noon = "2026-03-17T12:00:00".parse().ok();
+        let before = site.fetch(&FetchRequest { before: noon, ..wish(&site) }).await.unwrap();
+        assert_eq!(uids(&before), uids_of(&earlier));
+        std::fs::remove_dir_all(&site.settings.images.root).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_counted_and_not_listed_is_told() {
+    let site = start(Faults { wrong_counts: true, ..Faults::default() }).await;
+    let fetched = site.fetch(&wish(&site)).await.unwrap();
+    let told = |n: &String| n.contains("the archive counts") && n.contains("images in series");
+    assert!(fetched.notices.iter().any(told), "{:?}", fetched.notices);
+    let series: Vec<_> = site.aria.asked().into_iter().filter(|a| a.what == "C-FIND").collect();
+    site.aria.set_faults(Faults::default());
+    let fetched = site.fetch(&wish(&site)).await.unwrap();
+    assert!(!fetched.notices.iter().any(told), "{:?} {series:?}", fetched.notices);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_finds_and_who_fetches_ask_one_after_the_other() {
+    let slow = Faults { answer_delay: Duration::from_millis(20), ..Faults::default() };
+    let site = start(slow).await;
+    let cancel = CancellationToken::new();
+    let request = wish(&site);
+    let found = plans(&site.patient.patient_id, None, None, &site.settings, &cancel);
+    let (fetched, found) = tokio::join!(site.fetch(&request), found);
+    assert_eq!((uids(&fetched.unwrap()), found.is_ok()), (newest(&site), true));
+    let asked: Vec<bool> = site.aria.asked().iter().map(|a| a.identifier.starts_with("SERIES")).collect();
+    assert!(asked[0] && !asked[1], "{asked:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_patient_is_asked_for_and_no_more() {
+    let site = start(Faults::default()).await;
+    let cancel = CancellationToken::new();
+    for wrong in ["", "  ", "*", "?*", "A\\B"] {
+        let error = site.fetch(&FetchRequest::new(wrong, "WL_10MV")).await.unwrap_err();
+        assert_eq!(error.kind(), "misuse", "{wrong}: {error}");
+        let found = plans(wrong, None, None, &site.settings, &cancel).await.map(|_| ());
+        assert_eq!(found.unwrap_err().kind(), "misuse", "{wrong}");
+        let found = sessions(wrong, None, None, None, &site.settings, &cancel).await.map(|_| ());
+        assert_eq!(found.unwrap_err().kind(), "misuse", "{wrong}");
+    }
+    assert!(site.aria.asked().is_empty());
+    let spaced = FetchRequest::new(&format!(" {} ", site.patient.patient_id), "WL_10MV ");
+    assert_eq!(uids(&site.fetch(&spaced).await.unwrap()), newest(&site));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_busy_archive_is_no_hierarchical_one() {
+    let site = start(Faults { find_status: Some(Status(0xA700)), ..Faults::default() }).await;
+    contains(&fails(&site).await, "out of resources", "in a minute");
+    assert_eq!(site.aria.asked().len(), 1, "{:?}", site.aria.asked());
+    site.aria.set_faults(Faults::default());
+    site.fetch(&wish(&site)).await.unwrap();
+    let strategy: String =
+        catalog(&site).query_row("SELECT strategy FROM archives", [], |r| r.get(0)).unwrap();
+    assert_eq!(strategy, "relational");
 }

@@ -223,3 +223,78 @@ fn an_error_says_what_is_there_instead() {
     assert!(hint(&listing, &wish()).contains("no image names this plan"));
     assert!(hint(&Listing::default(), &wish()).contains("lists no plan of this patient"));
 }
+
+#[test]
+fn a_date_without_a_time_is_looked_into_where_the_time_decides() {
+    const DAY: &str = "2026-03-09T00:00:00";
+    let alone = listing(vec![image(1, 1, DAY), image(2, 1, OLD)]);
+    assert_eq!(chosen(&alone, &wish()), ["1.1"], "the only session of its day");
+    let mut shared = listing(vec![image(1, 1, NEW), image(9, 1, DAY), image(3, 1, OLD)]);
+    assert_eq!(open(&shared, &wish()).1, ["9.1"]);
+    assert_eq!(open(&alone, &FetchRequest { before: NEW.parse().ok(), ..wish() }).1, ["1.1"]);
+    let day_begins = FetchRequest { before: DAY.parse().ok(), ..wish() };
+    assert_eq!(chosen(&alone, &day_begins), ["2.1"], "whatever the time, it is not before its day");
+    shared.images[1].acquired = "2026-03-09T06:00:00".parse().ok();
+    assert_eq!(chosen(&shared, &wish()), ["1.1"], "told meanwhile");
+    // It has none.
+    shared.images[1].acquired = DAY.parse().ok();
+    shared.on_disk = [uid("1.9.1")].into();
+    assert_eq!(chosen(&shared, &wish()), ["1.1"]);
+}
+
+#[test]
+fn all_dates_are_those_of_the_plan_that_is_told() {
+    let mut listing = listing(vec![image(1, 1, NEW), image(2, 1, NEWEST), image(3, 1, OLD)]);
+    listing.images[1].plan_uid = Some(uid("9.2"));
+    listing.plans[1].label = Some("WL".into());
+    let all = FetchRequest { all_dates: true, ..wish() };
+    assert_eq!(chosen(&listing, &all), ["2.1"]);
+    // Of the same second: the newer plan's, whatever the series are called.
+    listing.images[1].acquired = NEW.parse().ok();
+    listing.plans[0].dated = NEW.parse().ok();
+    listing.plans[1].dated = OLD.parse().ok();
+    assert_eq!(chosen(&listing, &all), ["1.1", "3.1"]);
+    let Choice::Sessions { notices, .. } = choose(&listing, &all, &Unread::new()) else { panic!() };
+    assert!(notices[0].contains("took 9.1, since it is the newer plan"), "{notices:?}");
+}
+
+#[test]
+fn plans_that_images_name_and_the_archive_does_not_list_count_or_are_told() {
+    let mut listing = listing(vec![image(1, 1, NEW), image(2, 1, NEWEST), image(3, 1, OLD)]);
+    listing.images[1].plan_uid = Some(uid("9.7"));
+    listing.images[2].plan_uid = Some(uid("9.8"));
+    let Choice::Sessions { sessions, notices } = choose(&listing, &wish(), &Unread::new()) else { panic!() };
+    assert_eq!((sessions[0].plan_uid.as_str(), notices.len()), ("9.1", 1), "{notices:?}");
+    assert!(notices[0].contains("newer images name plan 9.7") && notices[0].contains("--plan-uid 9.7"));
+    listing.images.remove(0);
+    assert!(nothing(&listing, &wish(), &Unread::new()).hint().contains("images name plan 9.7"));
+    listing.known.push(crate::images::PlanRecord {
+        plan_uid: uid("9.7"),
+        patient_id: "P".into(),
+        label: "WL".into(),
+        dated: None,
+    });
+    assert_eq!(chosen(&listing, &wish()), ["2.1"], "the catalog knows its label");
+    listing.plans.clear();
+    let other = FetchRequest::new("P", "OTHER");
+    assert!(nothing(&listing, &other, &Unread::new()).hint().contains("the patient's plans are: WL"));
+    listing.known.clear();
+    let hint = nothing(&listing, &other, &Unread::new()).hint();
+    assert!(hint.contains("--plan-uid chooses one (9.7, 9.8)"), "{hint}");
+}
+
+#[test]
+fn the_sentence_names_what_was_asked_for() {
+    let mut listing = listing(vec![image(1, 1, NEW), image(2, 1, NEWEST)]);
+    let before = FetchRequest { before: OLD.parse().ok(), ..wish() };
+    let error = nothing(&listing, &before, &Unread::new());
+    assert!(error.to_string().contains("before 2026-03-02 06:40:00"), "{error}");
+    assert!(error.hint().contains("the earliest image is of 2026-03-09 06:40:00"), "{}", error.hint());
+    let by_uid = FetchRequest { plan_uid: Some(uid("9.9")), ..wish() };
+    assert!(nothing(&listing, &by_uid, &Unread::new()).to_string().contains("for plan 9.9"));
+    // A label that nobody told is not handed back as the plan's.
+    listing.plans[0].label = None;
+    let by_uid = FetchRequest { plan_uid: Some(uid("9.1")), ..wish() };
+    let Choice::Sessions { sessions, .. } = choose(&listing, &by_uid, &Unread::new()) else { panic!() };
+    assert_eq!(sessions[0].plan_label, None);
+}
