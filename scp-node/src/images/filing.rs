@@ -79,7 +79,7 @@ pub(super) fn file(catalog: &Catalog, received: &Received, moves: &mut Moves) ->
         // The row goes too, and the object is filed anew.
         forget(catalog, &received.sop_instance_uid)?;
     }
-    let Place { session, directory: below, labelled } =
+    let Place { session, directory: below, labelled, .. } =
         place(catalog, received, known(catalog, received, moves)?, None)?;
     let directory = catalog.root().join(&below);
     let path = directory.join(layout::file_name(prefix(&received.head), &received.sop_instance_uid));
@@ -177,6 +177,8 @@ struct Place {
     /// Below the root.
     directory: PathBuf,
     labelled: bool,
+    /// Its plan's label is known, and it lies where sessions without one do.
+    is_to_move: bool,
 }
 
 /// What makes two objects lie in one session.
@@ -213,13 +215,15 @@ impl<'r> Key<'r> {
         catalog
             .connection()
             .prepare_cached(
-                "SELECT id, directory, acquired, plan_label IS NOT NULL FROM sessions
+                "SELECT id, directory, acquired, plan_label IS NOT NULL,
+                     plan_label IS NULL AND EXISTS (SELECT 1 FROM plans WHERE plans.plan_uid = ?2) FROM sessions
                  WHERE patient_id = ?1 AND plan_uid = ?2 AND series_uid = ?3 AND date = ?4 AND kind = ?5",
             )
             .and_then(|mut s| {
                 s.query_row(params![self.patient_id, self.plan(), self.series, self.date, self.kind], |r| {
                     let directory = layout::native(&r.get::<_, String>(1)?);
-                    let place = Place { session: r.get(0)?, directory, labelled: r.get(3)? };
+                    let (session, labelled, is_to_move) = (r.get(0)?, r.get(3)?, r.get(4)?);
+                    let place = Place { session, directory, labelled, is_to_move };
                     Ok((place, r.get::<_, Option<String>>(2)?))
                 })
                 .optional()
@@ -233,7 +237,7 @@ impl<'r> Key<'r> {
 fn known(catalog: &Catalog, received: &Received, moves: &mut Moves) -> Result<Known> {
     let key = Key::of(received);
     match (key.find(catalog)?, key.plan_uid) {
-        (Some((Place { labelled: false, .. }, _)), Some(plan)) if catalog.plan(plan)?.is_some() => {
+        (Some((Place { is_to_move: true, .. }, _)), Some(plan)) => {
             labels::resolve_waiting(catalog, plan, moves)?;
             key.find(catalog)
         }
@@ -280,7 +284,7 @@ fn place(catalog: &Catalog, received: &Received, known: Known, at: Option<&Path>
             let Key { kind, patient_id, series, ref date, .. } = key;
             s.insert(params![kind, patient_id, key.plan(), label, series, date, acquired, directory])
         })
-        .map(|session| Place { session, directory, labelled: label.is_some() })
+        .map(|session| Place { session, directory, labelled: label.is_some(), is_to_move: false })
         .map_err(|e| catalog.error(e))
 }
 
