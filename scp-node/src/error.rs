@@ -140,6 +140,9 @@ pub enum Error {
     },
 }
 
+/// With less room than this the catalog cannot be written. Justification: its log's index alone grows by 32 KiB.
+const ROOM_OF_CATALOG: u64 = 1 << 20;
+
 fn at(offset: &Option<u64>) -> String {
     offset.map(|o| format!(" at byte {o}")).unwrap_or_default()
 }
@@ -180,6 +183,7 @@ impl Error {
             {
                 "give this account the right to write in images.root, by membership in the group of the service's account".into()
             }
+            Self::Catalog { path, source } if is_full(path, source) => "the disk or quota is full: free some room".into(),
             Self::Catalog { .. } => "close programs that hold the file; if it is damaged, `scp-node reindex` rebuilds it from the images".into(),
             Self::Settings { .. } => "correct it in the settings; `scp-node config show` prints what is in force when they are in order, and `scp-node config init` writes all keys".into(),
             Self::Trf(error) => error.hint().into(),
@@ -229,6 +233,18 @@ impl From<trf_core::Error> for Error {
             trf_core::Error::Io { path, source } => Self::Io { path, source },
             error => Self::Trf(error),
         }
+    }
+}
+
+/// Whether the catalog's disk is full. SQLite calls it an I/O error when the index of its log finds no room.
+pub(crate) fn is_full(path: &Path, source: &rusqlite::Error) -> bool {
+    use rusqlite::ErrorCode::{DiskFull, SystemIoFailure};
+    match source.sqlite_error_code() {
+        Some(DiskFull) => true,
+        Some(SystemIoFailure) => {
+            fs4::available_space(path.parent().unwrap_or(path)).is_ok_and(|free| free < ROOM_OF_CATALOG)
+        }
+        _ => false,
     }
 }
 

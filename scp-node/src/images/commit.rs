@@ -17,7 +17,7 @@ use super::filing::{self, Filed, Received};
 use super::layout;
 use super::reindex;
 use super::store::{Arrived, Refusal, storage_fault};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, is_full};
 
 /// Most objects in one commit. Justification: bounds how long the first of them waits.
 const BATCH_MAX: usize = 64;
@@ -164,9 +164,7 @@ fn commit(catalog: &mut Catalog, batch: Vec<Job>, full: bool, arrived: &broadcas
 fn refusal(root: &Path, error: &Error) -> Refusal {
     match error {
         Error::Io { path, source } => storage_fault(&layout::for_log(root, path), same_kind(source)),
-        Error::Catalog { source, .. }
-            if source.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull) =>
-        {
+        Error::Catalog { path, source } if is_full(path, source) => {
             Refusal::OutOfResources("the catalog's disk is full".into())
         }
         other => Refusal::Fault(copy(root, other)),
