@@ -343,7 +343,7 @@ impl Association {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use dicom_ul::pdu::{
         AssociationAC, Pdu, PresentationContextResult, PresentationContextResultReason, UserVariableItem,
         read_pdu, write_pdu,
@@ -356,7 +356,8 @@ mod tests {
     use crate::names::Uid;
     use crate::scu::query;
 
-    async fn accept(listener: &TcpListener) -> TcpStream {
+    /// The archive's side of a new association, all that it is asked for accepted.
+    pub(in crate::scu) async fn accept(listener: &TcpListener) -> TcpStream {
         let (mut stream, _) = listener.accept().await.unwrap();
         let mut received = Vec::new();
         let request = loop {
