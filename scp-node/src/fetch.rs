@@ -257,7 +257,7 @@ pub async fn plans(
             "no label is known of {which}: the archive neither tells it nor sends the plan; fetch --plan-uid chooses one"
         )
     });
-    if let Some(label) = label {
+    if let Some(label) = label.map(|l| l.trim_matches(' ')) {
         plans.retain(|p| p.label.as_deref().is_some_and(|l| fits(label, l)));
     }
     Ok(ListedPlans { plans, notices: notice.into_iter().collect() })
@@ -299,6 +299,7 @@ pub async fn sessions(
     settings: &Settings,
     cancel: &CancellationToken,
 ) -> Result<Vec<ListedSession>> {
+    let label = label.map(|l| l.trim_matches(' '));
     let listing = listing(patient_id, archive, settings, cancel, label.is_some()).await?;
     let mut sessions = choice::summarize(&listing);
     sessions.retain(|s| {

@@ -153,7 +153,7 @@ async fn echo_tells_what_is_offered() {
     let (code, out, err) = run(&site, &["echo", "--json"]);
     let told = json(&out);
     assert_eq!((code, told["archive"].as_str()), (Some(0), Some("aria")), "{err}");
-    assert_eq!((&told["echo"]["find"], &told["echo"]["move_"]), (&true.into(), &true.into()), "{told}");
+    assert_eq!((&told["echo"]["find"], &told["echo"]["move"]), (&true.into(), &true.into()), "{told}");
     assert!(
         told["echo"]["associate_s"].as_f64().unwrap() > 0.0 && told["echo"]["echo_s"].as_f64().unwrap() > 0.0
     );
@@ -163,7 +163,7 @@ async fn echo_tells_what_is_offered() {
     assert!(out.contains("(C-FIND) is offered, moving (C-MOVE) is NOT offered to us"), "{out}");
     assert!(err.contains("hint: give our AE title the right to query and retrieve"), "{err}");
     let (code, out, err) = run(&site, &["echo", "--json"]);
-    assert_eq!((code, &json(&out)["echo"]["move_"]), (Some(1), &false.into()), "{err}");
+    assert_eq!((code, &json(&out)["echo"]["move"]), (Some(1), &false.into()), "{err}");
     let (code, _, err) = fetch(&site, &[]);
     assert!(code == Some(1) && err.contains("does not offer C-MOVE"), "{err}");
 }

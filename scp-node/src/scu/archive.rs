@@ -341,3 +341,88 @@ impl Association {
         let _ = tokio::time::timeout(CANCEL_GRACE, drain).await;
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use dicom_ul::pdu::{
+        AssociationAC, Pdu, PresentationContextResult, PresentationContextResultReason, UserVariableItem,
+        read_pdu, write_pdu,
+    };
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::dimse::message;
+    use crate::names::Uid;
+    use crate::scu::query;
+
+    /// The archive's side of a new association, all that it is asked for accepted.
+    pub(in crate::scu) async fn accept(listener: &TcpListener) -> TcpStream {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut received = Vec::new();
+        let request = loop {
+            stream.read_buf(&mut received).await.unwrap();
+            if let Some(Pdu::AssociationRQ(request)) =
+                read_pdu(&mut received.as_slice(), 1 << 16, true).unwrap()
+            {
+                break request;
+            }
+        };
+        let contexts = request.presentation_contexts.iter().map(|c| PresentationContextResult {
+            id: c.id,
+            reason: PresentationContextResultReason::Acceptance,
+            transfer_syntax: "1.2.840.10008.1.2".into(),
+        });
+        let reply = AssociationAC {
+            protocol_version: 1,
+            calling_ae_title: request.calling_ae_title.clone(),
+            called_ae_title: request.called_ae_title.clone(),
+            application_context_name: request.application_context_name.clone(),
+            presentation_contexts: contexts.collect(),
+            user_variables: vec![UserVariableItem::MaxLength(1 << 14)],
+        };
+        let mut bytes = Vec::new();
+        write_pdu(&mut bytes, &Pdu::AssociationAC(reply)).unwrap();
+        stream.write_all(&bytes).await.unwrap();
+        stream
+    }
+
+    #[tokio::test]
+    async fn a_move_that_is_pending_for_ever_ends_though_responses_come() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let us = AeTitle::new("SCP_NODE").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let settings = ArchiveSettings {
+            response_timeout_s: 0.3,
+            ..ArchiveSettings::new("slow", AeTitle::new("SLOW").unwrap(), "127.0.0.1", port)
+        };
+        let answering = tokio::spawn(async move {
+            let mut stream = accept(&listener).await;
+            let mut sent = 0;
+            // One object in the first half second, and none afterwards.
+            loop {
+                let response = Command {
+                    status: Some(Status::PENDING),
+                    responded_to: Some(1),
+                    remaining: Some(3),
+                    completed: Some(u16::from(sent > 10)),
+                    ..Command::new(CommandField::CMoveRsp)
+                };
+                if stream.write_all(&message::encode(3, &response, &[], 1 << 14)).await.is_err() {
+                    return sent;
+                }
+                sent += 1;
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        let mut association = Archive::new(&settings, &us).connect().await.unwrap();
+        let series = Uid::new("1.2").unwrap();
+        let (cancel, mut seen) = (CancellationToken::new(), 0);
+        let query = query::move_series(&series, &series);
+        let moved = association.move_to(&us, &query, &cancel, || false, |_| seen += 1).await;
+        assert!(matches!(moved, Err(Error::Timeout { .. })), "{moved:?}");
+        assert!(seen > 11, "{seen}: a count that changes is progress");
+        drop(association);
+        answering.await.unwrap();
+    }
+}

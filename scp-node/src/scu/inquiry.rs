@@ -351,3 +351,69 @@ async fn work(
         answered.push((at, outcome.into_answers(association.peer(), is_hierarchical)?));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use dicom_ul::pdu::{PDataValueType, Pdu, read_pdu};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::dimse::{Command, CommandField, message};
+    use crate::names::AeTitle;
+    use crate::scu::archive::tests::accept;
+    use crate::settings::ArchiveSettings;
+
+    /// Answers every C-FIND with success and no match; returns how many there were.
+    async fn answer_all(mut stream: TcpStream) -> usize {
+        let (mut received, mut answered) = (Vec::new(), 0);
+        loop {
+            let mut rest = received.as_slice();
+            let read = read_pdu(&mut rest, 1 << 16, true).unwrap();
+            if read.is_some() {
+                let used = received.len() - rest.len();
+                received.drain(..used);
+            }
+            match read {
+                Some(Pdu::PData { data }) => {
+                    for _ in data.iter().filter(|v| v.is_last && v.value_type == PDataValueType::Data) {
+                        let response =
+                            Command { status: Some(Status::SUCCESS), ..Command::new(CommandField::CFindRsp) };
+                        stream.write_all(&message::encode(1, &response, &[], 1 << 14)).await.unwrap();
+                        answered += 1;
+                    }
+                }
+                Some(_) => return answered,
+                None if stream.read_buf(&mut received).await.unwrap_or(0) == 0 => return answered,
+                None => {}
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_helper_that_loses_its_association_leaves_its_query_to_the_others() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let title = AeTitle::new("LIMITED").unwrap();
+        let settings =
+            ArchiveSettings { associations: 2, ..ArchiveSettings::new("a", title, "127.0.0.1", port) };
+        let archive = Archive::new(&settings, &AeTitle::new("SCP_NODE").unwrap());
+        let answering = tokio::spawn(async move {
+            let first = tokio::spawn(answer_all(accept(&listener).await));
+            // The second association is taken, and cut at its first query.
+            tokio::spawn(async move {
+                let mut second = accept(&listener).await;
+                let _ = second.read_u8().await;
+            });
+            first.await.unwrap()
+        });
+        let mut inquiry = Inquiry::new(&archive, Strategy::Hierarchical, &CancellationToken::new());
+        let association = inquiry.association().await.unwrap();
+        inquiry.give_back(association);
+        let queries = (0..200).map(|n| query::studies(&format!("P{n}"))).collect();
+        let found = inquiry.find_all(queries).await.unwrap();
+        assert_eq!(found.len(), 200);
+        inquiry.close().await;
+        assert_eq!(answering.await.unwrap(), 200);
+    }
+}

@@ -78,7 +78,7 @@ fn note(waiting: &mut HashMap<Uid, Waiting>, plan_uid: Uid, patient_id: String) 
 fn note_all(settings: &Settings, waiting: &mut HashMap<Uid, Waiting>) {
     match Catalog::open(&settings.images.root).and_then(|c| c.unresolved_plans()) {
         Ok(plans) => plans.into_iter().for_each(|(uid, patient_id, _)| note(waiting, uid, patient_id)),
-        Err(error) => tracing::warn!(kind = error.kind(), "cannot read which plans have no label"),
+        Err(error) => tracing::warn!(%error, "cannot read which plans have no label"),
     }
 }
 
@@ -103,9 +103,12 @@ async fn attempt(
             waiting.remove(&plan_uid);
         }
         Ok(false) => tracing::debug!(%plan_uid, "no archive knows this plan yet"),
+        // A file's path holds the patient's ID.
+        Err(Error::Io { source, .. }) => {
+            tracing::info!(%plan_uid, error = %source, "the plan's label could not be asked for; later again");
+        }
         Err(error) => {
-            // Not the error itself: that of a file names its path, which holds the patient.
-            tracing::info!(%plan_uid, kind = error.kind(), "the plan's label could not be asked for; later again")
+            tracing::info!(%plan_uid, %error, "the plan's label could not be asked for; later again");
         }
     }
 }

@@ -374,3 +374,23 @@ async fn two_who_must_look_into_the_same_objects_move_each_once() {
     let there = there as usize;
     assert_eq!((stored, one.moved + two.moved), (there, there));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_we_refuse_ourselves_is_no_fault_of_the_archive_nor_of_a_firewall() {
+    let mut site = start(Faults::default()).await;
+    let usual = site.settings.clone();
+    site.settings.node.access.patients = vec!["NOBODY".into()];
+    contains(&fails(&site).await, "takes no objects of this patient", "node.access.patients");
+    assert_eq!(n_moves(&site), 0, "nothing could arrive");
+    site.settings = usual.clone();
+    site.settings.node.access.calling_ae = vec!["OTHER".into()];
+    contains(&fails(&site).await, "node.access.calling_ae", "ARIA_DB");
+    site.settings = usual.clone();
+    site.settings.node.access.networks = vec!["10.1.0.0/16".to_owned().try_into().unwrap()];
+    contains(&fails(&site).await, "node.access.networks", "127.0.0.1");
+    site.settings = usual.clone();
+    site.settings.images.keep_free_bytes = 1 << 60;
+    contains(&fails(&site).await, "images.keep_free_bytes", "make room");
+    site.settings = usual;
+    assert_eq!(uids(&site.fetch(&wish(&site)).await.unwrap()), newest(&site));
+}
