@@ -48,7 +48,7 @@ pub(super) fn remember_plans(
     Ok(())
 }
 
-/// The plans of these sessions whose label the catalog does not know, or knows otherwise.
+/// The plans of these sessions whose label the catalog does not know, or knows otherwise, or that sessions still wait for.
 fn untold(
     catalog: &Catalog,
     patient_id: &str,
@@ -58,7 +58,8 @@ fn untold(
     let mut untold = Vec::new();
     for plan in plans.iter().filter(|p| sessions.iter().any(|s| s.plan_uid == p.plan_uid)) {
         let Some(label) = plan.label.clone() else { continue };
-        if catalog.plan(&plan.plan_uid)?.is_none_or(|known| known.label != label) {
+        let is_known = catalog.plan(&plan.plan_uid)?.is_some_and(|known| known.label == label);
+        if !is_known || catalog.has_waiting(&plan.plan_uid)? {
             untold.push(PlanRecord {
                 plan_uid: plan.plan_uid.clone(),
                 patient_id: patient_id.into(),

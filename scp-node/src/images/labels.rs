@@ -157,6 +157,14 @@ fn resolve(catalog: &Catalog, plan: &PlanRecord, id: i64, directory: &str, moves
 }
 
 impl Catalog {
+    /// Whether sessions still wait for the label of this plan, be it that they could not be renamed when it became known.
+    ///
+    /// # Errors
+    /// [`Error::Catalog`]
+    pub fn has_waiting(&self, plan_uid: &Uid) -> Result<bool> {
+        Ok(!waiting(self, plan_uid)?.is_empty())
+    }
+
     /// Remembers a plan that an archive told us, and files the sessions that waited for its label.
     ///
     /// May be called by any process that can write to the root, while the service runs.

@@ -95,14 +95,16 @@ async fn attempt(
     entry.due = Instant::now() + pause.unwrap_or_default();
     match resolve(settings, &patient_id, &plan_uid, shutdown).await {
         Ok(true) => {
-            tracing::info!(%plan_uid, "an archive told the plan's label");
+            tracing::info!(%plan_uid, "the plan's label is known, and its images lie under it");
             waiting.remove(&plan_uid);
         }
         Ok(false) | Err(_) if pause.is_none() => {
-            tracing::warn!(%plan_uid, "no archive told the plan's label: its images stay among the unresolved ones");
+            tracing::warn!(%plan_uid, "the plan's label is not known, or a session of it cannot be renamed: images stay among the unresolved ones");
             waiting.remove(&plan_uid);
         }
-        Ok(false) => tracing::debug!(%plan_uid, "no archive knows this plan yet"),
+        Ok(false) => {
+            tracing::debug!(%plan_uid, "no archive knows this plan yet, or a session of it cannot be renamed yet")
+        }
         // A file's path holds the patient's ID.
         Err(Error::Io { source, .. }) => {
             tracing::info!(%plan_uid, error = %source, "the plan's label could not be asked for; later again");
@@ -113,18 +115,26 @@ async fn attempt(
     }
 }
 
-/// Whether the label is known afterwards.
+/// Whether a plan whose label is known has named all its sessions; `None` when it is not known. A session whose directory was held
+/// when the label became known is renamed now.
+fn has_named(settings: &Settings, plan_uid: &Uid) -> Result<Option<bool>> {
+    let mut catalog = Catalog::open(&settings.images.root)?;
+    let Some(plan) = catalog.plan(plan_uid)? else { return Ok(None) };
+    catalog.remember_plan(&plan)?;
+    Ok(Some(!catalog.has_waiting(plan_uid)?))
+}
+
+/// Whether the label is known afterwards, and no session waits for it.
 async fn resolve(
     settings: &Settings,
     patient_id: &str,
     plan_uid: &Uid,
     cancel: &CancellationToken,
 ) -> Result<bool> {
-    let known = || Catalog::open(&settings.images.root)?.plan(plan_uid).map(|p| p.is_some());
     let mut first_error = None;
     for archive in &settings.archives {
-        if known()? {
-            return Ok(true);
+        if let Some(done) = has_named(settings, plan_uid)? {
+            return Ok(done);
         }
         let archive = Archive::new(archive, &settings.node.ae_title);
         let remembered = fetch::strategy(&mut Catalog::open(&settings.images.root)?, &archive)?;
@@ -145,7 +155,7 @@ async fn resolve(
                         dated: plan.dated,
                     };
                     Catalog::open(&settings.images.root)?.remember_plan(&record)?;
-                    return Ok(true);
+                    return Ok(has_named(settings, plan_uid)?.unwrap_or(false));
                 }
                 None => match have_sent(&archive, &plan, settings, cancel).await {
                     Ok(()) => {}
@@ -158,10 +168,10 @@ async fn resolve(
             Err(error) => first_error = first_error.or(Some(error)),
         }
     }
-    match (known()?, first_error) {
-        (true, _) => Ok(true),
-        (false, Some(error)) => Err(error),
-        (false, None) => Ok(false),
+    match (has_named(settings, plan_uid)?, first_error) {
+        (Some(done), _) => Ok(done),
+        (None, Some(error)) => Err(error),
+        (None, None) => Ok(false),
     }
 }
 
