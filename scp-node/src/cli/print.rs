@@ -1,5 +1,6 @@
 //! The one place that writes to standard output and error.
 
+use std::borrow::Cow;
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::sync::{Mutex, PoisonError};
 
@@ -54,7 +55,7 @@ impl Printer {
 
     /// A remark for people, on stderr.
     pub fn note(self, text: impl AsRef<str>) {
-        let _ = writeln!(std::io::stderr(), "{}", text.as_ref());
+        let _ = writeln!(std::io::stderr(), "{}", tame(text.as_ref()));
     }
 
     /// An error: one line, its hint on the next; with `--json` an object on stdout as well, which names all that is missing.
@@ -119,9 +120,29 @@ impl Printer {
 }
 
 fn put(text: &str) {
-    if let Err(error) = writeln!(std::io::stdout(), "{text}")
+    if let Err(error) = writeln!(std::io::stdout(), "{}", tame(text))
         && error.kind() != ErrorKind::BrokenPipe
     {
         LOST.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+    }
+}
+
+/// Text that may come from an archive, without what would command a terminal.
+fn tame(text: &str) -> Cow<'_, str> {
+    let is_wild = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+    if !text.contains(is_wild) {
+        return text.into();
+    }
+    text.chars().flat_map(|c| if is_wild(c) { c.escape_default().collect() } else { vec![c] }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_label_from_an_archive_commands_no_terminal() {
+        assert_eq!(tame("WL\u{1b}[2J\u{7}\n\tMüller"), "WL\\u{1b}[2J\\u{7}\n\tMüller");
+        assert!(matches!(tame("WL_10MV\n"), Cow::Borrowed(_)));
     }
 }
