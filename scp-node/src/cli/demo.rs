@@ -166,10 +166,12 @@ async fn start_aria(settings: &Settings) -> Result<SimulatedAria> {
     }
     let node = SocketAddr::new(settings.node.bind, settings.node.port);
     let mut options = AriaOptions::new(patient.instances, settings.node.ae_title.as_str(), node)?;
+    // Aria's port by custom if it is free, else any.
     options.listen.set_port(51402);
-    if std::net::TcpListener::bind(options.listen).is_err() {
-        options.listen.set_port(0);
+    if let Ok(aria) = SimulatedAria::start(options.clone()).await {
+        return Ok(aria);
     }
+    options.listen.set_port(0);
     SimulatedAria::start(options).await
 }
 
