@@ -2,8 +2,18 @@
 
 #![expect(clippy::unwrap_used, reason = "a set-up that fails fails its test")]
 
+#[expect(
+    dead_code,
+    unreachable_pub,
+    reason = "ports and waits of the tests' peers; the peers are not used here"
+)]
+#[path = "../../tests/src/peers/process.rs"]
+mod process;
+
 use std::path::Path;
 use std::process::{Command, Output};
+#[cfg(unix)]
+use std::time::Duration;
 
 fn scp_node(directory: &Path, arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_scp-node"));
@@ -122,17 +132,11 @@ fn a_log_that_cannot_be_written_keeps_nothing_from_stopping_and_a_closed_termina
         drop(service.stderr.take());
         let told = Command::new("kill").args(["-s", signal, &service.id().to_string()]).status().unwrap();
         assert!(told.success());
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
-        let status = loop {
-            match service.try_wait().unwrap() {
-                Some(status) => break status,
-                None if std::time::Instant::now() > deadline => {
-                    let _ = service.kill();
-                    panic!("it still runs after SIG{signal}");
-                }
-                None => std::thread::sleep(std::time::Duration::from_millis(10)),
-            }
-        };
-        assert!(status.success(), "SIG{signal}: {status}");
+        let mut ended = None;
+        process::until(&format!("it ends after SIG{signal}"), Duration::from_secs(30), || {
+            ended = service.try_wait().unwrap();
+            ended.is_some()
+        });
+        assert!(ended.unwrap().success(), "SIG{signal}: {ended:?}");
     }
 }

@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use crate::peers::until;
 
 /// The AE title of the nodes that [`Node::start`] starts.
 pub const NODE_AE: &str = "SCP_NODE";
@@ -158,16 +160,12 @@ impl Node {
         let status =
             Command::new("kill").args(["-s", signal, &self.child.id().to_string()]).status().unwrap();
         assert!(status.success());
-        let deadline = Instant::now() + STOP;
-        loop {
-            match self.child.try_wait().unwrap() {
-                Some(status) => return status,
-                None if Instant::now() > deadline => {
-                    panic!("the node still runs {STOP:?} after SIG{signal}\n{}", self.log())
-                }
-                None => std::thread::sleep(Duration::from_millis(10)),
-            }
-        }
+        let mut ended = None;
+        until(&format!("the node ends after SIG{signal}"), STOP, || {
+            ended = self.child.try_wait().unwrap();
+            ended.is_some()
+        });
+        ended.unwrap()
     }
 }
 
