@@ -283,10 +283,11 @@ impl Linac {
                 std::thread::sleep(wait.max(Duration::from_micros(50)));
             }
         }
-        if let Some(client) = self.client.take() {
+        // One that has left already is not one that was sent away.
+        self.notice_departure();
+        if self.client.is_some() {
             // FIN: everything sent stays readable.
-            drop(client);
-            self.left(Left::Emulator);
+            self.leave(Left::Emulator);
         }
     }
 

@@ -33,18 +33,20 @@ def recorded(tmp_path_factory):
     need(program and os.path.exists(program), "scp-node (SCP_NODE)")
     out = tmp_path_factory.mktemp("icom")
     environment = dict(os.environ, SCP_NODE_CONFIG=os.devnull)
-    emulate = [program, "icom", "emulate", "--port", "0", "--rate", "200", "--messages", str(MESSAGES), "--linger"]
+    emulate = [program, "icom", "emulate", "--port", "0", "--rate", "200", "--messages", str(MESSAGES)]
     linac = subprocess.Popen(emulate, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, universal_newlines=True)
     address = linac.stderr.readline().split(" at ")[1].split(",")[0]
     listen = [program, "icom", "listen", "--linac", "4299=" + address, "--out", str(out), "--beam-off-wait", "0"]
     listener = subprocess.Popen(listen, env=environment, stderr=subprocess.DEVNULL)
     try:
+        assert linac.wait(DEADLINE_S) == 0, "all is sent"
         eventually("two records", lambda: len(list(out.glob("patients/*/*.xz"))) == 2)
     finally:
+        linac.kill()
+        linac.wait()
+        linac.stderr.close()
         listener.send_signal(signal.SIGTERM)
         assert listener.wait(DEADLINE_S) == 0
-        assert linac.wait(DEADLINE_S) == 0
-        linac.stderr.close()
     return str(out)
 
 
