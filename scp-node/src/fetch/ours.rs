@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use crate::error::{Error, Result};
-use crate::images::Catalog;
+use crate::images::{self, Catalog};
 use crate::names::fits;
 use crate::settings::{ArchiveSettings, Settings};
 
@@ -35,7 +35,7 @@ pub(super) async fn reason(
 ) -> Option<Error> {
     // What cannot be found out is no reason.
     let free = fs4::available_space(&settings.images.root).ok();
-    let total = catalog.total_bytes().ok();
+    let total = images::stored_bytes(catalog, settings.images.quota_bytes).ok();
     let full = no_room(settings, free, total);
     if has_reached_us || full.is_some() {
         return full;
@@ -64,7 +64,7 @@ fn no_room(settings: &Settings, free: Option<u64>, total: Option<u64>) -> Option
             "this node's quota is used up: {total} bytes are stored, images.quota_bytes is {}",
             images.quota_bytes
         ),
-        "raise images.quota_bytes, or remove old images and run `scp-node reindex`; then try again".into(),
+        "raise images.quota_bytes, or remove old images; then try again".into(),
     )
 }
 

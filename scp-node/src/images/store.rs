@@ -17,6 +17,7 @@ use super::head::{self, Head};
 use super::held;
 use super::layout;
 use super::moves::Moves;
+use super::quota::{Quota, Share};
 use super::reindex;
 use super::spool::{Blocks, Spool};
 use super::walk::{Syntax, Walker};
@@ -86,8 +87,7 @@ pub struct Store {
     patients: Vec<String>,
     object_bytes_max: u64,
     next_temporary: AtomicU64,
-    /// Bytes of all objects, those on their way in too; of earlier ones only when there is a quota.
-    total_bytes: AtomicU64,
+    quota: Quota,
     blocks: Blocks,
     committer: Committer,
     arrived: broadcast::Sender<Arrived>,
@@ -110,14 +110,14 @@ impl Store {
         let mut catalog = Catalog::open(root)?;
         let full = settings.durability == Durability::Full;
         reindex::before_receiving(&mut catalog, full).map_err(|error| for_log(root, error))?;
-        let total = stored(&catalog, settings.quota_bytes)?;
+        let quota = Quota::new(&catalog, root.clone(), settings.quota_bytes)?;
         let (arrived, _) = broadcast::channel(1024);
         Ok(Self {
             settings: settings.clone(),
             patients: patients.to_vec(),
             object_bytes_max,
             next_temporary: AtomicU64::new(0),
-            total_bytes: AtomicU64::new(total),
+            quota,
             blocks: Blocks::default(),
             committer: Committer::new(catalog, full, arrived.clone()),
             arrived,
@@ -142,7 +142,7 @@ impl Store {
         let uid = Uid::new(&announced.sop_instance_uid).ok_or(Refusal::InvalidInstance)?;
         self.room(0)?;
         let meta = file_meta(&announced, &uid)?;
-        let mut share = Share { store: self, bytes: 0 };
+        let mut share = self.quota.share();
         share.take(meta.len() as u64)?;
         let (temporary, mut spool) = self.temporary()?;
         spool.write(&meta, 0).map_err(|e| storage_fault(&temporary.0, e))?;
@@ -217,39 +217,6 @@ pub struct Incoming<'s> {
     uid: Uid,
 }
 
-/// What an object has of the quota; given back when dropped, unless it was [`Share::spent`].
-#[derive(Debug)]
-struct Share<'s> {
-    store: &'s Store,
-    bytes: u64,
-}
-
-impl Share<'_> {
-    fn take(&mut self, more: u64) -> Result<(), Refusal> {
-        let total = self.store.total_bytes.fetch_add(more, Ordering::Relaxed).saturating_add(more);
-        self.bytes += more;
-        let quota = self.store.settings.quota_bytes;
-        if quota > 0 && total > quota {
-            return Err(Refusal::OutOfResources(format!(
-                "{} bytes stored or on their way, images.quota_bytes is {quota}",
-                total - self.bytes
-            )));
-        }
-        Ok(())
-    }
-
-    /// The object stays.
-    fn spent(mut self) {
-        self.bytes = 0;
-    }
-}
-
-impl Drop for Share<'_> {
-    fn drop(&mut self) {
-        self.store.total_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
-    }
-}
-
 /// Removes its file when dropped, unless it was [`Temporary::filed`].
 #[derive(Debug)]
 struct Temporary(PathBuf);
@@ -316,7 +283,7 @@ impl Incoming<'_> {
     fn grow(&mut self, bytes: usize) -> Result<(), Refusal> {
         self.share.take(bytes as u64)?;
         let limit = self.store.object_bytes_max;
-        if self.share.bytes > limit {
+        if self.share.bytes() > limit {
             return Err(Refusal::OutOfResources(format!("larger than node.limits.object_bytes, {limit}")));
         }
         Ok(())
@@ -324,7 +291,7 @@ impl Incoming<'_> {
 
     /// Asks the disk for room as soon as it is known how much is to come, and now and then, since others write as well.
     fn look_for_room(&mut self, ahead: u64) -> Result<(), Refusal> {
-        let (here, end) = (self.share.bytes, self.share.bytes + ahead);
+        let (here, end) = (self.share.bytes(), self.share.bytes() + ahead);
         if here < self.looked_at.0 + LOOK_AFTER && end < self.looked_at.1 + LOOK_FOR {
             return Ok(());
         }
@@ -348,7 +315,7 @@ impl Incoming<'_> {
         spool.finish(store.is_synced()).map_err(|e| storage_fault(&temporary.0, e))?;
         let received = Received {
             file: temporary.0.clone(),
-            bytes: share.bytes,
+            bytes: share.bytes(),
             data_set_offset: meta_bytes,
             transfer_syntax_uid: announced.transfer_syntax_uid,
             sop_class_uid: announced.sop_class_uid,
@@ -417,16 +384,6 @@ pub(super) fn storage_fault(path: &Path, error: std::io::Error) -> Refusal {
         StorageFull | QuotaExceeded | FileTooLarge => Refusal::OutOfResources(error.to_string()),
         _ => Refusal::Fault(Error::io(path)(error)),
     }
-}
-
-/// What counts for a quota. Rows of files that somebody removed to make room do not when it is nearly used up; before that they need not
-/// be told apart, which asks the disk for each.
-fn stored(catalog: &Catalog, quota_bytes: u64) -> Result<u64> {
-    if quota_bytes == 0 {
-        return Ok(0);
-    }
-    let total = catalog.total_bytes()?;
-    if total < quota_bytes / 4 * 3 { Ok(total) } else { catalog.bytes_on_disk() }
 }
 
 /// A start's error goes to the log: without what its path tells of a patient.

@@ -1,5 +1,7 @@
 //! What arrives gets its place, or is refused and leaves nothing behind.
 
+use std::time::{Duration, Instant};
+
 use super::*;
 
 #[test]
@@ -199,6 +201,30 @@ fn a_quota_is_free_again_after_a_start_when_files_were_removed_by_hand() {
     std::fs::remove_file(paths.remove(0)).unwrap();
     store_image(&open(), &third).unwrap();
     assert!(store_image(&open(), &Image { uid: "1.2.3.10", ..IMAGE }).is_err());
+}
+
+#[test]
+fn a_quota_is_free_again_while_the_store_runs_when_files_were_removed_by_hand() {
+    let root = tempfile::tempdir().unwrap();
+    let size = IMAGE.data_set().len() as u64 + 400;
+    let quota = ImageSettings { quota_bytes: 2 * size, ..settings(root.path()) };
+    let s = Store::open(&quota, &["*".into()], 1 << 30).unwrap();
+    let place = |uid| match store_image(&s, &Image { uid, ..IMAGE }) {
+        Ok(Filed::New { path, .. }) => Some(path),
+        Ok(other) => panic!("{other:?}"),
+        Err(Refusal::OutOfResources(_)) => None,
+        Err(other) => panic!("{other:?}"),
+    };
+    let filed: Vec<_> = ["1.2.3.1", "1.2.3.2", "1.2.3.3"].into_iter().map_while(place).collect();
+    assert!((1..=2).contains(&filed.len()), "{} at once", filed.len());
+    std::fs::remove_file(&filed[0]).unwrap();
+    // The refusal has counted; the next count comes a little later.
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while place("1.2.3.8").is_none() {
+        assert!(Instant::now() < deadline, "what was removed still counts");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(place("1.2.3.9").is_none(), "more than was removed");
 }
 
 #[test]
