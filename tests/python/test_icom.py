@@ -1,9 +1,9 @@
 """icom(), icom_deliveries(), linac_state() and the pack Linac state, on what `scp-node icom listen` wrote of an emulated linac."""
 
+import contextlib
 import datetime as dt
 import json
 import os
-import signal
 import subprocess
 import time
 
@@ -26,6 +26,15 @@ def eventually(what, condition):
         time.sleep(0.02)
 
 
+@contextlib.contextmanager
+def killed_at_the_end(process):
+    with process:  # closes its pipes
+        try:
+            yield
+        finally:
+            process.kill()
+
+
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory):
     """The directory of a listener that heard two patients, and then nothing more."""
@@ -35,18 +44,15 @@ def recorded(tmp_path_factory):
     environment = dict(os.environ, SCP_NODE_CONFIG=os.devnull)
     emulate = [program, "icom", "emulate", "--port", "0", "--rate", "200", "--messages", str(MESSAGES)]
     linac = subprocess.Popen(emulate, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, universal_newlines=True)
-    address = linac.stderr.readline().split(" at ")[1].split(",")[0]
-    listen = [program, "icom", "listen", "--linac", "4299=" + address, "--out", str(out), "--beam-off-wait", "0"]
-    listener = subprocess.Popen(listen, env=environment, stderr=subprocess.DEVNULL)
-    try:
-        assert linac.wait(DEADLINE_S) == 0, "all is sent"
-        eventually("two records", lambda: len(list(out.glob("patients/*/*.xz"))) == 2)
-    finally:
-        linac.kill()
-        linac.wait()
-        linac.stderr.close()
-        listener.send_signal(signal.SIGTERM)
-        assert listener.wait(DEADLINE_S) == 0
+    with killed_at_the_end(linac):
+        address = linac.stderr.readline().split(" at ")[1].split(",")[0]
+        listen = [program, "icom", "listen", "--linac", "4299=" + address, "--out", str(out), "--beam-off-wait", "0"]
+        listener = subprocess.Popen(listen, env=environment, stderr=subprocess.DEVNULL)
+        with killed_at_the_end(listener):
+            assert linac.wait(DEADLINE_S) == 0, "all is sent"
+            eventually("two records", lambda: len(list(out.glob("patients/*/*.xz"))) == 2)
+            listener.terminate()
+            assert listener.wait(DEADLINE_S) == 0
     return str(out)
 
 

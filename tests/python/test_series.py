@@ -1,5 +1,6 @@
 """series(), sessions(), plans(): images whole, numbers right, one move however many ask, and the GIL free meanwhile."""
 
+import contextlib
 import datetime as dt
 import json
 import subprocess
@@ -195,6 +196,9 @@ def test_sixteen_threads_in_four_processes_get_one_answer_by_one_move(patient, a
         for process in processes:
             process.kill()
             process.wait()
+            with contextlib.suppress(OSError):
+                process.stdin.close()
+            process.stdout.close()
     assert [errors for _, errors in told] == [[]] * 4
     answers = [answer for each, _ in told for answer in each]
     assert len(answers) == 16 and all(answer == answers[0] for answer in answers)

@@ -287,7 +287,7 @@ def test_what_pylinac_says_reaches_the_user_and_is_not_kept_for_long(today, node
     assert answer["status"] == "error" and answer["reason"] and answer["max_2d_cax_to_bb_mm"] is None
     (result,) = (node.cache / "winston_lutz_worker").glob("*/result.json")
     os.utime(str(result), (1, 1))
-    assert json.loads(run_python(code))["status"] == "error"
+    assert told(run_python, code)["status"] == "error"
     assert result.stat().st_mtime > 1, "it was not tried again"
 
 

@@ -38,7 +38,7 @@ async fn an_image_is_filed_under_its_label_once_the_archive_told_it(
     let listener = scp::bind(&settings.node).await.unwrap();
     let (s, st, token) = (settings.clone(), Arc::clone(&store), shutdown.clone());
     let receiver = tokio::spawn(async move { scp::run(listener, &s, st, token).await });
-    let resolver = tokio::spawn(resolver::run(settings.clone(), store.subscribe(), shutdown.clone()));
+    let arrived = store.subscribe();
     let sent = tokio::task::spawn_blocking(move || {
         let port = port.to_string();
         run_tool("storescu", &["-aec", "NODE", "+sd", "localhost", &port, images.to_str().unwrap()])
@@ -50,6 +50,7 @@ async fn an_image_is_filed_under_its_label_once_the_archive_told_it(
     };
     assert_eq!(session().plan_label, None, "the image is filed before its label is known");
     assert!(session().directory.to_str().unwrap().contains("_unresolved"));
+    let resolver = tokio::spawn(resolver::run(settings.clone(), arrived, shutdown.clone()));
     let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
     while session().plan_label.is_none() {
         assert!(tokio::time::Instant::now() < deadline, "{}: no label in time", archive.name);

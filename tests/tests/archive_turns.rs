@@ -17,6 +17,9 @@ use tokio_util::sync::CancellationToken;
 /// Longest wait for something that happens within a second on an idle machine.
 const LONG: Duration = Duration::from_secs(60);
 
+/// What hosts get whose time is limited: four images take one second of it.
+const HOST: Duration = Duration::from_secs(4);
+
 async fn start(faults: Faults) -> Site {
     Site::start(&PatientOptions::small(), faults, 60.0).await
 }
@@ -95,7 +98,7 @@ fn texts(output: Output) -> (Option<i32>, String, String) {
 async fn a_host_whose_work_is_done_hands_it_out_at_once_and_its_guest_gets_all() {
     let site = start(slow()).await;
     let cancel = CancellationToken::new();
-    let limited = FetchRequest { timeout: Some(Duration::from_millis(2500)), ..one() };
+    let limited = FetchRequest { timeout: Some(HOST), ..one() };
     let mut host = spawn(&site, limited, &cancel);
     (&mut host.moves).await.unwrap();
     let guest = spawn(&site, long(), &cancel);
@@ -108,11 +111,13 @@ async fn a_host_whose_work_is_done_hands_it_out_at_once_and_its_guest_gets_all()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_guest_gets_all_whose_host_runs_out_of_time() {
-    let site = start(slow()).await;
+    // The host's move never ends, its guest's does, but not within the host's time.
+    let site = start(Faults { stall_after_sub_operations: Some(1), ..Faults::default() }).await;
     let cancel = CancellationToken::new();
-    let limited = FetchRequest { timeout: Some(Duration::from_millis(1500)), all_dates: true, ..one() };
+    let limited = FetchRequest { timeout: Some(HOST), all_dates: true, ..one() };
     let mut host = spawn(&site, limited, &cancel);
     (&mut host.moves).await.unwrap();
+    site.aria.set_faults(Faults { sub_operation_delay: HOST / 8, ..Faults::default() });
     let guest = spawn(&site, long(), &cancel);
     let error = host.end().unwrap_err();
     assert_eq!(error.kind(), "timeout", "{error}");

@@ -250,7 +250,9 @@ fn a_zip_of_300_mb_is_unpacked_in_the_memory_of_a_small_one() {
         eprintln!("{:.1} MB zip, {n_records} records: peak {peak} kB", bytes as f64 / 1e6);
         peak
     };
-    let (small, large) = (peak(3_000_000, 1), peak(290_000_000, 57));
+    // A short run's peak may come between two looks: several of them.
+    let small = (0..4).map(|_| peak(3_000_000, 1)).max().unwrap();
+    let large = peak(290_000_000, 57);
     assert!(small > 1000, "nothing was measured");
     assert!(large < small + 4096, "{small} kB for a small zip, {large} kB for 300 MB");
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use tests::peers::{PASSWORD, Samba, Tunnel, USER, require};
+use tests::peers::{PASSWORD, Samba, Tunnel, USER, require, until};
 use tests::zips::{record, sha256, zip_of};
 use tokio_util::sync::CancellationToken;
 use trf_core::collect::{Linac, LinacRun, Options, Progress, Steps, Watch, collect};
@@ -215,10 +215,12 @@ fn two_runs_at_once_take_turns() {
     }
     let waited = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&waited);
-    let watch: Watch = Arc::new(move |_, progress| {
-        if matches!(progress, Progress::Waiting) {
+    let watch: Watch = Arc::new(move |_, progress| match progress {
+        Progress::Waiting => {
             count.fetch_add(1, Ordering::SeqCst);
         }
+        // Who has the turn keeps it until somebody waits.
+        _ => until("another one waits", Duration::from_secs(60), || count.load(Ordering::SeqCst) > 0),
     });
     let runs: Vec<LinacRun> = std::thread::scope(|scope| {
         let run = || site.run_with(site.address(), &site.options(), &watch);

@@ -4,24 +4,15 @@
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
 use tests::node::{files_below, node_binary};
 use tests::peers::until;
+use tests::site::Guarded;
 
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Killed with its test.
-struct Demo(Child);
-
-impl Drop for Demo {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 /// The words of a line that is a command to try: its first word is a program.
 fn command(line: &str) -> Option<Vec<&str>> {
@@ -36,16 +27,16 @@ fn the_demo_stays_up_for_the_commands_that_it_prints_and_ends_in_order_at_ctrl_c
     let mut demo = Command::new(node_binary());
     demo.args(["demo", "--directory"]).arg(directory.path());
     demo.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-    let mut demo = Demo(demo.spawn().unwrap());
+    let mut demo = Guarded(demo.spawn().unwrap());
     let out = BufReader::new(demo.0.stdout.take().unwrap());
     let (line_read, lines) = mpsc::channel();
     std::thread::spawn(move || out.lines().try_for_each(|line| line_read.send(line.unwrap())));
 
     let images = || files_below(&directory.path().join("images"), ".dcm").len();
     let mut tried = 0;
-    // The first command is waited for; when it has run, all the others are printed.
-    while let Some(line) = if tried == 0 { lines.recv_timeout(PATIENCE).ok() } else { lines.try_recv().ok() }
-    {
+    // The first command is waited for; when it has run, all the others are printed, and read in no time.
+    let wait = |tried| if tried == 0 { PATIENCE } else { Duration::from_secs(2) };
+    while let Ok(line) = lines.recv_timeout(wait(tried)) {
         let Some(words) = command(&line) else { continue };
         let (program, arguments) = words.split_first().unwrap();
         let before = images();

@@ -116,14 +116,18 @@ fn the_service_listens_records_and_tells_without_naming_a_patient() {
     let node = site.node(root.path(), "", &[]);
     wait_for("two records", || site.records().len() == 2);
     wait_for("all messages", || site.linac.all_sent());
+    let sent = f64::from(u32::try_from(site.linac.sent()).unwrap());
+    wait_for("all messages to be derived", || {
+        site.metric("scp_node_icom_messages_total{linac=\"4299\"}") == Some(sent)
+    });
     site.assert_complete();
     wait_for("a first look", || {
         site.get("/metrics").1.contains("scp_node_part_level{part=\"iCom\",linac=\"4299\"}")
     });
+    // The first look may have found work that waited.
+    wait_for("a look at what works", || site.get("/").1.contains("Everything works."));
     assert_eq!(site.get("/healthz"), (200, "ok\n".into()));
     assert_eq!(site.metric("scp_node_icom_records_total{linac=\"4299\"}"), Some(2.0));
-    let sent = f64::from(u32::try_from(site.linac.sent()).unwrap());
-    assert_eq!(site.metric("scp_node_icom_messages_total{linac=\"4299\"}"), Some(sent));
     assert_eq!(site.metric("scp_node_icom_connected{linac=\"4299\"}"), Some(1.0));
     assert!(site.metric("scp_node_disk_free_bytes{part=\"disk of the images\"}").unwrap() > 0.0);
     let (code, page) = site.get("/");
@@ -258,7 +262,8 @@ fn a_disk_that_is_full_at_the_start_is_told_and_takes_nothing_else_down() {
 #[test]
 fn an_archive_disk_that_hangs_delays_no_send_and_costs_no_message() {
     let root = tempfile::tempdir().unwrap();
-    let site = Site::linac(root.path(), 100, 400.0);
+    // Slow enough that the disk hangs before the first record is whole.
+    let site = Site::linac(root.path(), 100, 100.0);
     let Some(disk) = HangingDisk::new(root.path(), &site.dir) else { return };
     let journal = format!("journal_dir = '{}'", root.path().join("journal").display());
     let node = site.node(root.path(), &journal, &disk.variables());
@@ -285,8 +290,8 @@ fn derivation_that_stalls_is_dropped_from_memory_told_and_read_again_from_the_jo
     // Three times what memory holds for derivation.
     let site = Site::linac(root.path(), 1500, 4000.0);
     let Some(disk) = HangingDisk::new(root.path(), &site.dir.join("journal/4299/spool-")) else { return };
-    let node = site.node(root.path(), "", &disk.variables());
     disk.hang();
+    let node = site.node(root.path(), "", &disk.variables());
     wait_for("all messages to be taken while it hangs", || site.linac.all_sent());
     assert!(site.records().is_empty());
     disk.work();
@@ -300,7 +305,8 @@ fn derivation_that_stalls_is_dropped_from_memory_told_and_read_again_from_the_jo
 #[test]
 fn a_journal_that_hangs_for_too_long_costs_its_oldest_bytes_and_never_the_reading() {
     let root = tempfile::tempdir().unwrap();
-    let site = Site::linac(root.path(), 300, 1000.0);
+    // Slow enough that more than the memory holds comes after the disk hangs.
+    let site = Site::linac(root.path(), 300, 300.0);
     let Some(disk) = HangingDisk::new(root.path(), &site.dir.join("journal/4299/0")) else { return };
     let node = site.node(root.path(), "memory_mb = 1", &disk.variables());
     wait_for("the first messages", || {

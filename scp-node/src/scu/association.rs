@@ -334,6 +334,8 @@ async fn connect(proposal: &Proposal<'_>) -> Result<TcpStream> {
         for address in addresses {
             match TcpStream::connect(address).await {
                 Ok(stream) => return Ok(stream),
+                // A name may have an address of a protocol that this machine does not speak: that says less than a refusal.
+                Err(_) if last.kind() == std::io::ErrorKind::ConnectionRefused => {}
                 Err(error) => last = error,
             }
         }

@@ -19,8 +19,16 @@ use tests::site::Site;
 /// Longest wait for something that happens within a second on an idle machine.
 const LONG: Duration = Duration::from_secs(60);
 
+/// How long an impatient fetch waits for an answer, seconds.
+const IMPATIENT_S: f64 = 2.0;
+
 async fn start(faults: Faults) -> Site {
-    Site::start(&PatientOptions::small(), faults, 1.0).await
+    Site::start(&PatientOptions::small(), faults, 30.0).await
+}
+
+/// Where it is waited in vain.
+async fn start_impatient(faults: Faults) -> Site {
+    Site::start(&PatientOptions::small(), faults, IMPATIENT_S).await
 }
 
 fn wish(site: &Site) -> FetchRequest {

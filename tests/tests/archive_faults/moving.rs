@@ -8,12 +8,16 @@ use scp_node::Error;
 use scp_node::demo::{Faults, Rejection};
 use scp_node::dimse::Status;
 use scp_node::fetch::{FetchRequest, Step, fetch, kept};
+use scp_node::images::layout::short_hash;
 use scp_node::names::{AeTitle, Uid};
 use scp_node::scu::Archive;
 use tests::peers::{free_port, until};
 use tokio_util::sync::CancellationToken;
 
-use super::{LONG, add, catalog, contains, fails, n_moves, newest, start, uids, wish};
+use super::{
+    IMPATIENT_S, LONG, add, catalog, contains, fails, n_moves, newest, newest_session, start,
+    start_impatient, uids, wish,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_failed_is_asked_for_once_more_and_nothing_else() {
@@ -36,7 +40,7 @@ async fn what_failed_is_asked_for_once_more_and_nothing_else() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_series_that_is_not_whole_is_not_handed_out_and_the_missing_are_named() {
-    let site = start(Faults::default()).await;
+    let site = start_impatient(Faults::default()).await;
     let lost = newest(&site).into_iter().next().unwrap();
     site.aria.set_faults(Faults { fail_instances: [lost.clone()].into(), ..Faults::default() });
     // The second time all others are here, and only the lost one is asked for.
@@ -68,7 +72,7 @@ async fn a_series_that_is_not_whole_is_not_handed_out_and_the_missing_are_named(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_way_to_get_no_delivery_has_its_own_sentence() {
-    let site = start(Faults::default()).await;
+    let site = start_impatient(Faults::default()).await;
     site.aria.set_faults(Faults { move_status: Some(Status(0xA801)), ..Faults::default() });
     contains(
         &fails(&site).await,
@@ -93,7 +97,7 @@ async fn each_way_to_get_no_delivery_has_its_own_sentence() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_rejection_and_each_silence_has_its_own_sentence() {
-    let site = start(Faults::default()).await;
+    let site = start_impatient(Faults::default()).await;
     let sentences = [
         (Rejection::NoReason, "gives no reason", "trusted"),
         (Rejection::ApplicationContext, "application context", "DICOM service"),
@@ -114,7 +118,7 @@ async fn each_rejection_and_each_silence_has_its_own_sentence() {
     contains(&fails(&site).await, "the connection was closed", "log");
     let slow = Faults { answer_delay: Duration::from_secs(60), ..Faults::default() };
     site.aria.set_faults(slow);
-    contains(&fails(&site).await, "the answer to C-FIND took longer than 1 s", "response_timeout_s");
+    contains(&fails(&site).await, "the answer to C-FIND took longer than 2 s", "response_timeout_s");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -137,10 +141,10 @@ async fn a_slow_archive_is_waited_for() {
     let slow = Faults {
         answer_delay: Duration::from_millis(5),
         // Slower than the response time as a whole, but alive.
-        sub_operation_delay: Duration::from_millis(400),
+        sub_operation_delay: Duration::from_secs_f64(IMPATIENT_S * 0.3),
         ..Faults::default()
     };
-    let site = start(slow).await;
+    let site = start_impatient(slow).await;
     let mut steps = Vec::new();
     let fetched =
         fetch(&wish(&site), &site.settings, &CancellationToken::new(), &mut |s| steps.push(s)).await.unwrap();
@@ -218,10 +222,11 @@ async fn an_archive_that_closes_idle_associations_is_connected_anew() {
 async fn who_waits_for_his_turn_keeps_no_association() {
     let site = start(Faults::default()).await;
     let peer = Archive::new(site.settings.archives.first().unwrap(), &site.settings.node.ae_title).peer();
-    let turn = format!("move {peer} {} {}", site.patient.patient_id, site.patient.plans.first().unwrap().uid);
+    let series = newest_session(&site).first().unwrap().text(tags::SERIES_INSTANCE_UID).to_owned();
+    let turn = format!("move {peer} {} {}", site.patient.patient_id, &short_hash(&series)[..1]);
     let locks = site.settings.images.root.join("_catalog/locks");
     std::fs::create_dir_all(&locks).unwrap();
-    let lock = locks.join(format!("{}.lock", scp_node::images::layout::short_hash(&turn)));
+    let lock = locks.join(format!("{}.lock", short_hash(&turn)));
     let mover = std::fs::File::create(lock).unwrap();
     mover.lock().unwrap();
     let (wish, settings) = (wish(&site), site.settings.clone());
@@ -231,6 +236,7 @@ async fn who_waits_for_his_turn_keeps_no_association() {
     });
     until("the archive was asked", LONG, || site.aria.begun() > 0);
     until("the associations are released", LONG, || site.aria.open_associations() == 0);
+    assert!(!waiting.is_finished() && n_moves(&site) == 0, "it waits");
     drop(mover);
     assert_eq!(uids(&waiting.join().unwrap().unwrap()), newest(&site));
 }
@@ -242,39 +248,51 @@ async fn an_archive_that_answers_without_end_is_stopped_by_bytes() {
     assert!(matches!(error, Error::Limit { what: "the bytes of an archive's answers", .. }), "{error}");
 }
 
+/// Cancels what the archive is busy with, and gives how long the fetch then took to end.
+async fn cancelled(faults: &Faults, what: &str) -> Duration {
+    let site = start(faults.clone()).await;
+    let mut settings = site.settings.clone();
+    settings.archives.first_mut().unwrap().response_timeout_s = 3600.0;
+    let (wish, cancel) = (wish(&site), CancellationToken::new());
+    let (token, (moving, moves)) = (cancel.clone(), std::sync::mpsc::channel());
+    let fetching = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let mut progress = |step| {
+            if matches!(step, Step::Moving { done: 1.., .. }) {
+                let _ = moving.send(());
+            }
+        };
+        runtime.block_on(fetch(&wish, &settings, &token, &mut progress))
+    });
+    if what == "C-MOVE" {
+        moves.recv().unwrap();
+    } else {
+        until("the archive is asked", LONG, || site.aria.begun() > 0);
+    }
+    let start = Instant::now();
+    cancel.cancel();
+    assert_eq!(fetching.join().unwrap().unwrap_err().kind(), "cancelled");
+    let took = start.elapsed();
+    // The archive notes what it was asked after it has answered.
+    until("it is noted", LONG, || site.aria.asked().last().is_some_and(|a| a.what == what));
+    let asked = site.aria.asked();
+    let last: Vec<_> = asked.iter().rev().take(2).map(|a| (a.what, a.status)).collect();
+    assert_eq!(last, [(what, Status(0xFE00)), ("C-CANCEL", Status(0xFE00))], "{asked:?}");
+    took
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cancelled_query_and_a_cancelled_move_are_cancelled_at_the_archive_too() {
     for (faults, what) in [
         (Faults { answer_delay: Duration::from_secs(50), ..Faults::default() }, "C-FIND"),
         (Faults { stall_after_sub_operations: Some(1), ..Faults::default() }, "C-MOVE"),
     ] {
-        let site = start(faults).await;
-        let mut settings = site.settings.clone();
-        settings.archives.first_mut().unwrap().response_timeout_s = 3600.0;
-        let (wish, cancel) = (wish(&site), CancellationToken::new());
-        let (token, (moving, moves)) = (cancel.clone(), std::sync::mpsc::channel());
-        let fetching = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Runtime::new().unwrap();
-            let mut progress = |step| {
-                if matches!(step, Step::Moving { done: 1.., .. }) {
-                    let _ = moving.send(());
-                }
-            };
-            runtime.block_on(fetch(&wish, &settings, &token, &mut progress))
-        });
-        if what == "C-MOVE" {
-            moves.recv().unwrap();
-        } else {
-            until("the archive is asked", LONG, || site.aria.begun() > 0);
+        // 2 s are what an archive gets that does not answer a C-CANCEL. A machine that is busy may need as long, once.
+        let mut understood = false;
+        for _ in 0..3 {
+            understood = understood || cancelled(&faults, what).await < Duration::from_millis(1900);
         }
-        let start = Instant::now();
-        cancel.cancel();
-        assert_eq!(fetching.join().unwrap().unwrap_err().kind(), "cancelled");
-        // 2 s are what an archive gets that does not answer a C-CANCEL.
-        assert!(start.elapsed() < Duration::from_millis(1900), "{what}: 0xFE00 was not understood");
-        let asked = site.aria.asked();
-        let last: Vec<_> = asked.iter().rev().take(2).map(|a| (a.what, a.status)).collect();
-        assert_eq!(last, [(what, Status(0xFE00)), ("C-CANCEL", Status(0xFE00))], "{asked:?}");
+        assert!(understood, "{what}: 0xFE00 was not understood");
     }
 }
 
@@ -335,7 +353,7 @@ async fn a_plan_that_cannot_be_exported_keeps_no_other_from_being_fetched() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plan_without_a_label_that_may_be_the_wanted_one_is_told_instead_of_an_older_session() {
-    let site = start(Faults::default()).await;
+    let site = start_impatient(Faults::default()).await;
     let wanted = site.patient.plans.first().unwrap().uid.clone();
     site.aria.set_faults(not_exported(&wanted));
     let error = fails(&site).await;
