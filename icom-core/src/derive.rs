@@ -152,9 +152,15 @@ impl Deriver {
     fn entry(&mut self, kind: Kind, at: DateTime<Utc>, offset: u64, payload: &[u8]) {
         match kind {
             Kind::Data => self.data(at, offset, payload),
-            Kind::Disconnected | Kind::Lost => {
+            Kind::Disconnected => {
                 self.hold_last(at);
                 self.sessions.link_lost();
+            }
+            Kind::Lost => {
+                // No message after a loss is the held one sent again.
+                self.hold_last(at);
+                self.release_held();
+                self.sessions.bytes_lost();
             }
             Kind::OpenedUnclean | Kind::OpenedClean => {
                 self.hold_last(at);
@@ -179,7 +185,8 @@ impl Deriver {
         }
         if offset > self.expected {
             self.hold_last(at);
-            self.sessions.link_lost();
+            self.release_held();
+            self.sessions.bytes_lost();
             self.framer.resume_at(offset);
         }
         self.expected = offset.saturating_add(u64::try_from(payload.len()).unwrap_or(0));

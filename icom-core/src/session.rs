@@ -64,6 +64,7 @@ pub struct Sessions {
     remembered: Remembered,
     last: Option<Last>,
     link_lost: bool,
+    bytes_lost: bool,
 }
 
 #[derive(Debug)]
@@ -84,7 +85,8 @@ impl Sessions {
     /// `silence`: how long nothing may come before an open session ends.
     #[must_use]
     pub fn new(silence: TimeDelta) -> Self {
-        Self { silence, open: None, remembered: Remembered::new(), last: None, link_lost: false }
+        let remembered = Remembered::new();
+        Self { silence, open: None, remembered, last: None, link_lost: false, bytes_lost: false }
     }
 
     /// The open session so far.
@@ -119,7 +121,7 @@ impl Sessions {
             meterset_mu: snapshot.meterset_mu.or_else(|| self.last.as_ref()?.meterset_mu),
             field_id: snapshot.field_id.clone(),
         });
-        self.link_lost = false;
+        (self.link_lost, self.bytes_lost) = (false, false);
         let place = match (opens, &self.open) {
             (true, _) => Place::Opens,
             (false, Some(_)) => Place::Continues,
@@ -133,6 +135,14 @@ impl Sessions {
         self.link_lost = true;
         if let Some(open) = &mut self.open {
             open.record.link_losses += 1;
+        }
+    }
+
+    /// Bytes were lost here, whatever the next message's counter says: it comes round after 256. Told twice is told once.
+    pub fn bytes_lost(&mut self) {
+        if !self.bytes_lost {
+            self.link_lost();
+            self.bytes_lost = true;
         }
     }
 
@@ -174,14 +184,13 @@ impl Sessions {
 
     fn gap_before(&mut self, frame: &Frame, snapshot: &Snapshot) -> Option<Gap> {
         let last = self.last.as_ref()?;
-        if last.counter == frame.counter
-            && let Some(open) = &mut self.open
-        {
+        let is_repeated = last.counter == frame.counter && !self.bytes_lost;
+        if is_repeated && let Some(open) = &mut self.open {
             open.record.counter_repeats += 1;
         }
         let missing = frame.counter.wrapping_sub(last.counter).wrapping_sub(1);
         // A repeated counter would count as 255 missing; it is told apart above.
-        (missing != 0 && last.counter != frame.counter).then(|| {
+        ((missing != 0 || self.bytes_lost) && !is_repeated).then(|| {
             if let Some(open) = &mut self.open {
                 let restarted =
                     matches!((last.meterset_mu, snapshot.meterset_mu), (Some(b), Some(a)) if a < b);
@@ -444,6 +453,20 @@ mod tests {
         let record = &run.records[0];
         assert_eq!((record.gaps, record.gap_list[0].missing, record.counter_repeats), (1, 3, 1));
         assert_eq!((record.messages, record.mu, record.mu_uncertain), (4, 21.0, false));
+    }
+
+    #[test]
+    fn lost_bytes_are_a_gap_also_after_whole_rounds_of_the_counter() {
+        for (rounds, missing) in [(256_u16, 0), (255, 255)] {
+            let mut run = Run::new();
+            run.send(A, "1", 0.0).send(A, "1", 60.0);
+            (0..2).for_each(|_| run.sessions.bytes_lost());
+            run.counter = run.counter.wrapping_add(rounds as u8);
+            run.send(A, "2", 5.0).send(A, "2", 6.0).send(None, "", 6.0);
+            let record = &run.records[0];
+            assert_eq!((record.gaps, record.gap_list[0].missing, record.counter_repeats), (1, missing, 0));
+            assert_eq!((record.link_losses, record.mu_uncertain), (1, true));
+        }
     }
 
     #[test]

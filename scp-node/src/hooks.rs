@@ -278,7 +278,7 @@ mod tests {
             session_complete: words.map(Into::into).to_vec(),
             settle_s: 0.2,
             at_once: 2,
-            timeout_s: 10.0,
+            timeout_s: 60.0,
         }
     }
 
@@ -340,11 +340,9 @@ mod tests {
     async fn runs_once_per_quiet_session_with_its_directory_and_the_settings_file() {
         let root = tempfile::tempdir().unwrap();
         let log = root.path().join("log");
-        let hooks = start(
-            settings("echo \"$2 $SCP_NODE_CONFIG\" >> \"$1/log\"", root.path()),
-            root.path(),
-            Some("WL"),
-        );
+        let script = "echo \"$2 $SCP_NODE_CONFIG\" >> \"$1/log\"";
+        let settings = HookSettings { settle_s: 2.0, ..settings(script, root.path()) };
+        let hooks = start(settings, root.path(), Some("WL"));
         for _ in 0..5 {
             hooks.tell(1);
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -377,7 +375,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let script =
             "echo start >> \"$1/log\"; case \"$2\" in *-1) exec sleep 60;; esac; echo end >> \"$1/log\"";
-        let settings = HookSettings { timeout_s: 0.3, at_once: 1, ..settings(script, root.path()) };
+        let settings = HookSettings { timeout_s: 3.0, at_once: 1, ..settings(script, root.path()) };
         let hooks = start(settings, root.path(), Some("WL"));
         hooks.tell(1);
         let log = root.path().join("log");

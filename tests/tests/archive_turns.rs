@@ -17,8 +17,8 @@ use tokio_util::sync::CancellationToken;
 /// Longest wait for something that happens within a second on an idle machine.
 const LONG: Duration = Duration::from_secs(60);
 
-/// What hosts get whose time is limited: four images take one second of it.
-const HOST: Duration = Duration::from_secs(4);
+/// What a host gets whose time is limited.
+const HOST: Duration = Duration::from_secs(6);
 
 async fn start(faults: Faults) -> Site {
     Site::start(&PatientOptions::small(), faults, 60.0).await
@@ -98,7 +98,7 @@ fn texts(output: Output) -> (Option<i32>, String, String) {
 async fn a_host_whose_work_is_done_hands_it_out_at_once_and_its_guest_gets_all() {
     let site = start(slow()).await;
     let cancel = CancellationToken::new();
-    let limited = FetchRequest { timeout: Some(HOST), ..one() };
+    let limited = FetchRequest { timeout: Some(LONG), ..one() };
     let mut host = spawn(&site, limited, &cancel);
     (&mut host.moves).await.unwrap();
     let guest = spawn(&site, long(), &cancel);
@@ -162,7 +162,8 @@ async fn a_guest_process_gets_all_however_its_host_ends() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_service_waits_for_a_fetch_that_hosts_the_receiver_and_hears_a_stop_meanwhile() {
-    let site = start(slow()).await;
+    // Twelve seconds, in which two services come up.
+    let site = start(Faults { sub_operation_delay: Duration::from_secs(1), ..Faults::default() }).await;
     let host = host(&site, &["fetch", "--patient", "QA_TB_WL", "--plan", "WL_6FFF", "--all-dates"]);
     let log = |name: &str| std::fs::File::create(site.directory.path().join(name)).unwrap();
     let waits = |name: &str| {

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use tests::peers::{PASSWORD, Samba, Tunnel, USER, require, until};
+use tests::peers::{PASSWORD, Samba, Tunnel, USER, free_port, require, until};
 use tests::zips::{record, sha256, zip_of};
 use tokio_util::sync::CancellationToken;
 use trf_core::collect::{Linac, LinacRun, Options, Progress, Steps, Watch, collect};
@@ -104,7 +104,7 @@ fn each_way_to_be_refused_has_its_own_sentence() {
     let deaf = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let deaf_port = deaf.local_addr().unwrap().port();
     std::thread::spawn(move || deaf.incoming().for_each(drop));
-    let closed = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
+    let closed = free_port();
     let cases = [
         (SmbAddress { password: Password("wrong".into()), ..good.clone() }, "wrong user or password"),
         (SmbAddress { user: "somebody".into(), ..good.clone() }, "`somebody`: wrong user or password"),
@@ -126,7 +126,8 @@ fn each_way_to_be_refused_has_its_own_sentence() {
         assert!(trouble.text.contains(expected), "{expected}: {}", trouble.text);
         assert_eq!((trouble.kind, trouble.text.lines().count()), ("unreachable", 1));
         assert!(!trouble.hint.is_empty() && !trouble.text.contains(PASSWORD));
-        assert_eq!(run.freshness.unwrap().text, "never fetched, tried for 0 days");
+        let freshness = run.freshness.unwrap().text;
+        assert!(freshness.starts_with("never fetched, tried for "), "{freshness}");
         assert!(texts.insert(trouble.text.clone()), "said twice: {}", trouble.text);
     }
     let empty = site.run(good);
@@ -153,7 +154,8 @@ fn a_cut_connection_is_taken_up_where_it_was_cut() {
     let run = site.run_with(SmbAddress { port: again.port(), ..site.address() }, &site.options(), &watch);
     assert_eq!((run.errors, run.fetched.len()), (vec![], 1));
     assert_eq!(run.fetched[0].sha256, sha256(&whole));
-    assert_eq!(reconnects.load(Ordering::SeqCst), 2);
+    // More, where a busy machine lets the client stall and it starts anew of its own accord.
+    assert!(reconnects.load(Ordering::SeqCst) >= 2, "it was not cut twice");
     assert_eq!(*copied.lock().unwrap(), whole.len() as u64, "bytes were copied twice");
 }
 

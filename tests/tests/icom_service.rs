@@ -46,7 +46,7 @@ impl Site {
     fn node(&self, root: &Path, more: &str, variables: &[(&str, &Path)]) -> Node {
         let linac = self.linac.address();
         let file = format!(
-            "[icom]\ndir = '{}'\nreconnect_first_ms = 20\nbeam_off_wait_s = 0\nfinish_on_stop = true\n{more}\n\
+            "[icom]\ndir = '{}'\nreconnect_first_ms = 20\nsilence_s = 600\nbeam_off_wait_s = 0\nfinish_on_stop = true\n{more}\n\
              [[site]]\nname = 'Main'\n[[site.linac]]\nname = '4299'\nip = '{}'\nicom_port = {}\n\
              [[site.linac]]\nname = 'no iCom'\n",
             self.dir.display(),
@@ -293,6 +293,9 @@ fn derivation_that_stalls_is_dropped_from_memory_told_and_read_again_from_the_jo
     disk.hang();
     let node = site.node(root.path(), "", &disk.variables());
     wait_for("all messages to be taken while it hangs", || site.linac.all_sent());
+    wait_for("all messages to be in the journal", || {
+        site.metric("scp_node_icom_waiting_journal_bytes{linac=\"4299\"}") == Some(0.0)
+    });
     assert!(site.records().is_empty());
     disk.work();
     wait_for("two records", || site.records().len() == 2);

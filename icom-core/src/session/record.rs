@@ -25,7 +25,7 @@ pub enum EndReason {
 pub struct Gap {
     /// Linac's clock at the message after the gap.
     pub linac_time: NaiveDateTime,
-    /// How many are missing, if fewer than 256.
+    /// How many are missing, less whole rounds of the counter, which are 256: 0 when that many bytes are known to be lost.
     pub missing: u8,
     /// Whether the link was lost meanwhile.
     pub link_lost: bool,

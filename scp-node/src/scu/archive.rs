@@ -393,7 +393,7 @@ pub(super) mod tests {
         let us = AeTitle::new("SCP_NODE").unwrap();
         let port = listener.local_addr().unwrap().port();
         let settings = ArchiveSettings {
-            response_timeout_s: 0.3,
+            response_timeout_s: 3.0,
             ..ArchiveSettings::new("slow", AeTitle::new("SLOW").unwrap(), "127.0.0.1", port)
         };
         let answering = tokio::spawn(async move {

@@ -269,7 +269,8 @@ impl Inquiry {
             let Some(finished) = running.join_next().await else {
                 // A helper left a query behind when the others were done already.
                 let (archive, queue) = (self.archive.clone(), Arc::clone(&queue));
-                running.spawn(work(None, archive, false, is_hierarchical, queue, cancel.clone()));
+                let idle = self.idle.pop();
+                running.spawn(work(idle, archive, false, is_hierarchical, queue, cancel.clone()));
                 continue;
             };
             let (association, answered) = finished.map_err(|e| Error::Misuse {
