@@ -1,10 +1,10 @@
 //! Where objects lie, what is known about them, and how they get there.
 //!
 //! `layout` (values to paths), `walk` and `head` (bytes to values) know no files; `catalog` is what readers use, in the
-//! values of `rows` from the tables of `schema`; `store` is the writing side, with `spool` for temporary files, `quota` for what they may take and `commit` for
-//! who commits; `filing` is the one way to give an object a place, `labels` moves sessions whose plan's label becomes known,
-//! `notes` keeps what archives told of plans, `moves` is what makes files and rows change together, `held` waits for files that
-//! others have open, `reindex` is the way back from files to rows.
+//! values of `rows` from the tables of `schema`; `store` is the writing side, with `spool` for temporary files, `quota` for what
+//! they may take and `commit` for who commits; `filing` is the one way to give an object a place, `labels` moves sessions whose
+//! plan's label becomes known, `notes` keeps what archives told of plans, `moves` is what makes files and rows change together,
+//! `held` waits for files that others have open, `reindex` is the way back from files to rows.
 
 pub mod catalog;
 mod commit;
