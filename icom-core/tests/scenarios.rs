@@ -2,6 +2,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[expect(
+    dead_code,
+    unreachable_pub,
+    reason = "ports and waits of the tests' peers; the peers are not used here"
+)]
+#[path = "../../tests/src/peers/process.rs"]
+mod process;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -99,13 +107,6 @@ fn n_files(patient: &Path) -> usize {
     names.filter(|path| path.extension().is_some_and(|extension| extension == "xz")).count()
 }
 
-/// A port at which nobody listens, below those that the system gives away.
-fn free_port() -> u16 {
-    let first = 15_000 + std::process::id() % 8_000;
-    let ports = (0..9_000).map(|n| u16::try_from(first + n).unwrap());
-    ports.into_iter().find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap()
-}
-
 fn archived(dir: &Path) -> (Vec<IndexedRecord>, Vec<MessageHash>) {
     let index = Index::open_read_only(&index_path(dir)).unwrap();
     let query = Query { without_mu: true, ..Query::default() };
@@ -118,12 +119,8 @@ fn archived(dir: &Path) -> (Vec<IndexedRecord>, Vec<MessageHash>) {
     (records, hashes)
 }
 
-fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !condition() {
-        assert!(Instant::now() < deadline, "waited in vain for {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+fn wait_for(what: &str, condition: impl FnMut() -> bool) {
+    process::until(what, Duration::from_secs(60), condition);
 }
 
 #[test]
@@ -309,10 +306,11 @@ fn a_planned_stop_waits_no_longer_than_it_is_told() {
     };
     let service = Service::start(&settings).unwrap();
     wait_for("beam on", || service.status().linacs[0].beam_on);
-    let before = emulator.sent();
+    let (before, told) = (emulator.sent(), Instant::now());
     service.stop();
     assert!(!emulator.all_sent(), "the field takes half a minute");
-    assert!(emulator.sent() >= before + 10, "it waited");
+    assert!(told.elapsed() >= Duration::from_secs(1), "it did not wait");
+    assert!(emulator.sent() >= before + 10, "and did not read");
     assert_eq!(emulator.stop().links, [Left::Fin]);
 }
 
@@ -366,7 +364,7 @@ fn linacs_do_not_touch_each_other_and_each_state_is_told_once() {
         beam_off_wait_s: 0,
         finish_on_stop: true,
         linacs: vec![
-            named("refused", format!("127.0.0.1:{}", free_port())),
+            named("refused", format!("127.0.0.1:{}", process::free_port())),
             named("mute", mute.local_addr().unwrap().to_string()),
             named("unknown", "no-such-host.invalid".into()),
             named("works", emulator.address().to_string()),
@@ -394,7 +392,7 @@ fn pass_through_clients_get_whole_messages() {
     let encoded: Vec<Vec<u8>> = script.messages().map(|m| m.encode()).collect();
     let behaviour = Behaviour { rate_hz: 200.0, ..Default::default() };
     let emulator = Emulator::start("127.0.0.1:0", encoded.into_iter(), behaviour).unwrap();
-    let port = std::net::SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let port = std::net::SocketAddr::from(([127, 0, 0, 1], process::free_port()));
     let linac = LinacSettings {
         pass_through: Some(port),
         ..LinacSettings::at(&emulator.address().to_string()).unwrap()

@@ -2,7 +2,7 @@
 #![cfg(unix)]
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -123,6 +123,32 @@ fn what_is_emulated_is_recorded_shown_and_replayed() {
     let replayed = records(&again).swap_remove(0);
     assert_eq!(replayed.file_name(), record.file_name());
     assert_eq!(icom_core::archive::read(&replayed).unwrap(), icom_core::archive::read(&record).unwrap());
+}
+
+#[test]
+fn an_emulated_linac_that_lingers_ends_when_all_is_sent_and_its_client_has_left() {
+    let args = ["emulate", "--port", "0", "--rate", "0", "--patients", "1", "--messages", "5", "--linger"];
+    let (mut linac, address) = emulated(&args);
+    let n_messages = icom_core::script::Script::new(
+        "4299",
+        icom_core::encode::time(0),
+        icom_core::script::Script::day(1, 5),
+    )
+    .messages()
+    .count();
+    let mut client = std::net::TcpStream::connect(address).unwrap();
+    let (mut bytes, mut piece) = (Vec::new(), [0; 4096]);
+    while icom_core::frame::frames_of(&bytes).0.len() < n_messages {
+        let got = client.read(&mut piece).unwrap();
+        assert!(got > 0, "it left before its client");
+        bytes.extend_from_slice(&piece[..got]);
+    }
+    assert!(linac.try_wait().unwrap().is_none(), "it lingers");
+    drop(client);
+    wait_for("the end of the linac", || linac.try_wait().unwrap().is_some());
+    let (report, _) = text(&linac.wait_with_output().unwrap());
+    assert!(report.contains(&format!("sent {n_messages} of {n_messages} messages")), "{report}");
+    assert!(report.contains("link ended by its client, in order (FIN)"), "{report}");
 }
 
 #[test]

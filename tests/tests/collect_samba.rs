@@ -119,6 +119,7 @@ fn each_way_to_be_refused_has_its_own_sentence() {
         ),
     ];
     let mut texts = BTreeSet::new();
+    let (day, utc_day) = (chrono::Local::now().date_naive(), chrono::Utc::now().date_naive());
     for (address, expected) in cases {
         let run = site.run(address);
         let trouble = &run.errors[0];
@@ -127,7 +128,9 @@ fn each_way_to_be_refused_has_its_own_sentence() {
         assert_eq!((trouble.kind, trouble.text.lines().count()), ("unreachable", 1));
         assert!(!trouble.hint.is_empty() && !trouble.text.contains(PASSWORD));
         let freshness = run.freshness.unwrap().text;
-        assert!(freshness.starts_with("never fetched, tried for "), "{freshness}");
+        let is_next_day =
+            chrono::Local::now().date_naive() != day || chrono::Utc::now().date_naive() != utc_day;
+        assert!(freshness == "never fetched, tried for 0 days" || is_next_day, "{freshness}");
         assert!(texts.insert(trouble.text.clone()), "said twice: {}", trouble.text);
     }
     let empty = site.run(good);
@@ -151,11 +154,14 @@ fn a_cut_connection_is_taken_up_where_it_was_cut() {
         Progress::Copied { bytes } => *sum.lock().unwrap() += bytes,
         _ => {}
     });
+    let began = Instant::now();
     let run = site.run_with(SmbAddress { port: again.port(), ..site.address() }, &site.options(), &watch);
     assert_eq!((run.errors, run.fetched.len()), (vec![], 1));
     assert_eq!(run.fetched[0].sha256, sha256(&whole));
-    // More, where a busy machine lets the client stall and it starts anew of its own accord.
-    assert!(reconnects.load(Ordering::SeqCst) >= 2, "it was not cut twice");
+    // Each of two cuts, and where a busy machine lets the client stall, after 20 s of silence of its own accord.
+    let stalls = began.elapsed().as_secs() as usize / 20;
+    let reconnects = reconnects.load(Ordering::SeqCst);
+    assert!((2..=2 + stalls).contains(&reconnects), "{reconnects} reconnects in {:?}", began.elapsed());
     assert_eq!(*copied.lock().unwrap(), whole.len() as u64, "bytes were copied twice");
 }
 

@@ -9,6 +9,7 @@ mod starting;
 use std::path::Path;
 
 use super::store::Incoming;
+use super::walk::tests::implicit;
 use super::*;
 use crate::names::{AeTitle, Uid};
 use crate::settings::{Durability, ImageSettings};
@@ -20,23 +21,11 @@ fn element(tag: u32, value: &str) -> Vec<u8> {
     if value.len() % 2 == 1 {
         value.push(b' ');
     }
-    let mut bytes = Vec::new();
-    bytes.extend(((tag >> 16) as u16).to_le_bytes());
-    bytes.extend((tag as u16).to_le_bytes());
-    bytes.extend((value.len() as u32).to_le_bytes());
-    bytes.extend(value);
-    bytes
+    implicit(tag, &value)
 }
 
 fn sequence(tag: u32, item: &[u8]) -> Vec<u8> {
-    let mut inner = vec![0xFE, 0xFF, 0x00, 0xE0];
-    inner.extend((item.len() as u32).to_le_bytes());
-    inner.extend(item);
-    let mut bytes = element(tag, "");
-    bytes.truncate(4);
-    bytes.extend((inner.len() as u32).to_le_bytes());
-    bytes.extend(inner);
-    bytes
+    implicit(tag, &implicit(0xFFFE_E000, item))
 }
 
 struct Image {

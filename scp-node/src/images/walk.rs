@@ -496,4 +496,4 @@ fn name(tag: u32) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

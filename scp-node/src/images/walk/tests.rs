@@ -21,7 +21,8 @@ fn walk(syntax: &str, bytes: &[u8], piece: usize) -> Result<BTreeMap<Path, Vec<u
     walker.finish()
 }
 
-fn implicit(tag: u32, value: &[u8]) -> Vec<u8> {
+/// An element of implicit VR little endian, as it is written.
+pub(in crate::images) fn implicit(tag: u32, value: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
     bytes.extend(((tag >> 16) as u16).to_le_bytes());
     bytes.extend((tag as u16).to_le_bytes());
