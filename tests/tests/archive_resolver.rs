@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,6 +29,23 @@ async fn an_image_is_filed_under_its_label_once_the_archive_told_it(
     let (plans, images) = (directory.path().join("plans"), directory.path().join("sent"));
     RtPlan::default().write(&plans);
     RtImage::default().write(&images);
+    // Another one, whose image comes while the resolver runs.
+    let (plan_uid, later) = ("2.25.900.9.2".to_owned(), directory.path().join("later"));
+    let label = Some("WL_6FFF".to_owned());
+    RtPlan {
+        sop_instance_uid: plan_uid.clone(),
+        series_uid: "2.25.900.1.901".into(),
+        label,
+        ..RtPlan::default()
+    }
+    .write(&plans);
+    RtImage {
+        sop_instance_uid: "2.25.900.1.2.1".into(),
+        series_uid: "2.25.900.1.2".into(),
+        plan_uid: Some(plan_uid.clone()),
+        ..RtImage::default()
+    }
+    .write(&later);
     archive.store(&plans);
     let mut settings = node_settings(directory.path(), port);
     settings.node.ae_title = AeTitle::new("NODE").unwrap();
@@ -39,25 +57,36 @@ async fn an_image_is_filed_under_its_label_once_the_archive_told_it(
     let (s, st, token) = (settings.clone(), Arc::clone(&store), shutdown.clone());
     let receiver = tokio::spawn(async move { scp::run(listener, &s, st, token).await });
     let arrived = store.subscribe();
-    let sent = tokio::task::spawn_blocking(move || {
-        let port = port.to_string();
-        run_tool("storescu", &["-aec", "NODE", "+sd", "localhost", &port, images.to_str().unwrap()])
-    });
-    assert!(sent.await.unwrap().status.success());
-    let session = || {
-        let catalog = Catalog::open_readonly(&settings.images.root).unwrap();
-        catalog.newest_session(&SessionFilter::default()).unwrap().unwrap()
+    let send = async |images: PathBuf| {
+        let sent = tokio::task::spawn_blocking(move || {
+            let port = port.to_string();
+            run_tool("storescu", &["-aec", "NODE", "+sd", "localhost", &port, images.to_str().unwrap()])
+        });
+        assert!(sent.await.unwrap().status.success());
     };
+    send(images).await;
+    let session_of = |plan_uid: Option<&String>| {
+        let catalog = Catalog::open_readonly(&settings.images.root).unwrap();
+        let filter = SessionFilter { plan_uid: plan_uid.cloned(), ..SessionFilter::default() };
+        catalog.newest_session(&filter).unwrap().unwrap()
+    };
+    let session = || session_of(None);
     assert_eq!(session().plan_label, None, "the image is filed before its label is known");
     assert!(session().directory.to_str().unwrap().contains("_unresolved"));
     let resolver = tokio::spawn(resolver::run(settings.clone(), arrived, shutdown.clone()));
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
-    while session().plan_label.is_none() {
-        assert!(tokio::time::Instant::now() < deadline, "{}: no label in time", archive.name);
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    let named = async |plan_uid| {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+        while session_of(plan_uid).plan_label.is_none() {
+            assert!(tokio::time::Instant::now() < deadline, "{}: no label in time", archive.name);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    named(None).await;
     assert_eq!(session().plan_label.as_deref(), Some("WL_10MV"));
     assert!(session().directory.join("RI.2.25.900.1.1.1.dcm").is_file(), "{}", session().directory.display());
+    send(later).await;
+    named(Some(&plan_uid)).await;
+    assert_eq!(session_of(Some(&plan_uid)).plan_label.as_deref(), Some("WL_6FFF"));
     shutdown.cancel();
     receiver.await.unwrap().unwrap();
     resolver.await.unwrap();
